@@ -136,6 +136,6 @@ def check_amplitude(
         raise ValueError(
             f"{where}: {name} channels have a typical amplitude of {median:.3g} {unit.name} "
             f"(standard deviation of one second), expected {unit.low:g} to {unit.high:g} "
-            f"{unit.name}.{factor} the file's declared unit is probably wrong. Set `unit` in the dataset card's reader (for "
-            "example `unit: uV` when volts were declared but microvolts are stored)."
+            f"{unit.name}.{factor} the file's declared unit is probably wrong. Set `unit` in the "
+            "dataset card's reader (`unit: uV` when volts were declared but microvolts are stored)."
         )

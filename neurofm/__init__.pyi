@@ -1,0 +1,14 @@
+from .batch import Batch as Batch
+from .batch import Embedding as Embedding
+from .batch import Tokens as Tokens
+from .data import BrainData as BrainData
+from .io import load_model as load_model
+from .io import save_model as save_model
+from .types import Event as Event
+from .types import Recording as Recording
+from .types import Result as Result
+from .types import Sensors as Sensors
+from .types import Signal as Signal
+from .units import Kind as Kind
+
+__version__: str

@@ -1,0 +1,1 @@
+# public names: from .module import Name as Name

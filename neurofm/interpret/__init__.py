@@ -1,0 +1,1 @@
+"""Explain any nn.Module: activations, similarity, attribution."""

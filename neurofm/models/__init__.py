@@ -1,0 +1,1 @@
+"""Networks: from a batch to an embedding."""

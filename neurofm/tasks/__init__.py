@@ -1,0 +1,1 @@
+"""LightningModules: a model plus a reason to train it."""
