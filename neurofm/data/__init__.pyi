@@ -1,1 +1,19 @@
 # public names: from .module import Name as Name
+from .preprocess import Bandpass as Bandpass
+from .preprocess import Clip as Clip
+from .preprocess import Notch as Notch
+from .preprocess import PickChannels as PickChannels
+from .preprocess import PickKinds as PickKinds
+from .preprocess import Rereference as Rereference
+from .preprocess import Resample as Resample
+from .preprocess import Step as Step
+from .preprocess import build_steps as build_steps
+from .preprocess import default_steps as default_steps
+from .splits import Row as Row
+from .splits import Split as Split
+from .splits import by_group as by_group
+from .splits import by_time as by_time
+from .splits import chronological_few_shot as chronological_few_shot
+from .splits import kfold as kfold
+from .splits import leave_one_out as leave_one_out
+from .splits import overlapping as overlapping
