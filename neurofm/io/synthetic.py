@@ -20,20 +20,22 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import mne
 import numpy as np
 from scipy.fft import irfft, next_fast_len, rfftfreq
+from scipy.special import expit
 
+from neurofm.io.electrodes import template_positions
 from neurofm.io.forward import fit_sphere, lead_field
 from neurofm.shapes import Float
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 
-CHANNELS = tuple(
+_NAMES = (
     "FC5 FC3 FC1 FCz FC2 FC4 FC6 C5 C3 C1 Cz C2 C4 C6 CP5 CP3 CP1 CPz CP2 CP4 CP6 Fp1 Fpz Fp2 AF7 "
     "AF3 AFz AF4 AF8 F7 F5 F3 F1 Fz F2 F4 F6 F8 FT7 FT8 T7 T8 T9 T10 TP7 TP8 P7 P5 P3 P1 Pz P2 P4 "
-    "P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2 Iz".split()
+    "P6 P8 PO7 PO3 POz PO4 PO8 O1 Oz O2 Iz"
 )
+CHANNELS = tuple(_NAMES.split())
 HEMISPHERE = {"left_hand": "right", "right_hand": "left"}  # the one that plans the hand
 _REFERENCE = ("A1", "A2")
 _REST_S, _TRIAL_S = 4.2, 4.1
@@ -103,16 +105,10 @@ def _rng(*key: int | str) -> np.random.Generator:
     )
 
 
-@functools.cache
-def _montage() -> dict[str, np.ndarray]:
-    """Head-frame positions, metres, of the standard 10-05 electrodes used here."""
-    names = [*CHANNELS, *_REFERENCE]
-    info = mne.create_info(names, 100.0, "eeg", verbose="error")
-    # MNE 1.14 calls the 10-05 positions on the standard head "colin27_1005".
-    known = mne.channels.get_builtin_montages()
-    montage = next(name for name in ("colin27_1005", "standard_1005") if name in known)
-    info.set_montage(mne.channels.make_standard_montage(montage))
-    return {name: info["chs"][i]["loc"][:3].copy() for i, name in enumerate(names)}
+def _places(names: tuple[str, ...]) -> Float[np.ndarray, "channel 3"]:
+    """Template positions, metres in the head frame."""
+    template = template_positions("standard_1005")
+    return np.array([template[name] for name in names])
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
@@ -123,11 +119,10 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 def _subject(subject: str, seed: int, erd: float) -> _Subject:
     """Draw one head. Nothing but the drop itself depends on `erd`."""
     rng = _rng(seed, subject)
-    template = np.stack(list(_montage().values()))
+    template = _places(CHANNELS + _REFERENCE)
     center, radius = fit_sphere(template)
     # The cap never sits exactly where the file says it does.
     electrode = template + rng.normal(0, 2e-3, 3) + rng.normal(0, 1.5e-3, template.shape)
-    place = dict(zip(_montage(), template, strict=True))
 
     def field(position: np.ndarray, orientation: np.ndarray) -> np.ndarray:
         full = lead_field(electrode, position, orientation, center=center, radius=radius)
@@ -135,13 +130,13 @@ def _subject(subject: str, seed: int, erd: float) -> _Subject:
 
     position, orientation = [], []
     for over, depth, tilt in _SOURCES.values():
-        outwards = _unit(np.mean([place[name] - center for name in over], axis=0))
+        outwards = _unit((_places(over) - center).mean(0))
         moved = depth * outwards + rng.normal(0, 4e-3 / radius, 3)
-        moved *= min(1.0, 0.84 / np.linalg.norm(moved))  # the cortex ends before the skull
+        moved *= min(1.0, 0.84 / float(np.linalg.norm(moved)))  # the cortex ends before the skull
         position.append(center + radius * moved)
         forwards = np.array([0.0, tilt + rng.normal(0, 0.15), 0.0])
         orientation.append(_unit(outwards + forwards + rng.normal(0, 0.1, 3)))
-    positions, orientations = np.stack(position), np.stack(orientation)
+    positions, orientations = np.array(position), np.array(orientation)
     gain = field(positions, orientations)
     # Root mean square at the strongest electrode, microvolts: mu, beta, alpha, two of each.
     strength = np.repeat([6.0, 2.5, 8.0], 2) * rng.lognormal(0, 0.25, 3).repeat(2)
@@ -153,7 +148,7 @@ def _subject(subject: str, seed: int, erd: float) -> _Subject:
     where[:, 2] = np.maximum(where[:, 2], -0.4)
     where = center + radius * rng.uniform(0.4, 0.85, (_N_BACKGROUND, 1)) * _unit(where)
     mixing = field(where, _unit(rng.normal(size=(_N_BACKGROUND, 3))))
-    mixing *= rng.uniform(14, 26) / np.median(np.sqrt((mixing**2).sum(1)))
+    mixing *= rng.uniform(14, 26) / float(np.median(np.sqrt((mixing**2).sum(1))))
     values, vectors = np.linalg.eigh(mixing @ mixing.T)
 
     eyes = center + 0.86 * radius * _unit(_EYES - center)
@@ -199,7 +194,7 @@ def _noise(
     elif band == "peak":
         shape = np.exp(-0.5 * ((freqs - at["freq"]) / at["width"]) ** 2)
     elif band == "high":
-        shape = 1.0 / (1.0 + np.exp(-(freqs - at["low"])))
+        shape = expit(freqs - at["low"])
     else:
         shape = np.where(freqs < 0.4, 1.0 / np.maximum(freqs, 0.03), 0.0)
     shape[0] = 0.0
@@ -231,8 +226,7 @@ def _modulation(
         late, effort = rng.normal(0.4, 0.1), float(np.clip(rng.normal(1.0, 0.25), 0.2, 1.5))
         end = event.onset + event.duration
         # A logistic of 0.12 s rises from 10 to 90 % in half a second.
-        rise = 1 / (1 + np.exp(np.clip(-(time - event.onset - late) / 0.12, -40, 40)))
-        fall = 1 / (1 + np.exp(np.clip((time - end - 0.2) / 0.12, -40, 40)))
+        rise, fall = expit((time - event.onset - late) / 0.12), expit((end + 0.2 - time) / 0.12)
         rebound = np.exp(-0.5 * ((time - end - 0.9) / 0.35) ** 2)
         for i, name in enumerate(truth.sources):
             side, rhythm = name.split("_")
@@ -252,28 +246,25 @@ def _artefacts(
 ) -> Float[np.ndarray, "channel time"]:
     """Blinks, muscle bursts, electrode drift, line and amplifier noise."""
     n_channels, duration = len(CHANNELS), time[-1]
-    place = np.stack([_montage()[name] for name in CHANNELS])
     lids = np.zeros(len(time))
     for onset in rng.uniform(0, duration, rng.poisson(head.blink_rate * duration)):
         lids += rng.uniform(0.7, 1.3) * np.exp(-0.5 * ((time - onset) / 0.08) ** 2)
     data = head.blink[:, None] * lids
-    data += rng.lognormal(1.7, 0.4, (n_channels, 1)) * _noise(
-        rng, n_channels, len(time), sfreq, band="drift"
-    )
+    drift = _noise(rng, n_channels, len(time), sfreq, band="drift")
+    data += rng.lognormal(1.7, 0.4, (n_channels, 1)) * drift
     data += rng.lognormal(-0.2, 0.2, (n_channels, 1)) * rng.standard_normal(data.shape)
     if sfreq > 2 * _LINE_HZ:
         size = head.line * rng.lognormal(0, 0.2, (n_channels, 1))
         data += size * np.sin(2 * np.pi * _LINE_HZ * time + rng.uniform(0, 2 * np.pi))
     # Jaw and neck muscles lie outside the skull: nearest electrodes see them, others hardly.
     for onset in rng.uniform(0, duration, rng.poisson(head.burst_rate * duration)):
-        muscle = _montage()[str(rng.choice(["T9", "T10", "FT7", "FT8", "Iz"]))]
-        reach = np.exp(-0.5 * (np.linalg.norm(place - muscle, axis=1) / 0.03) ** 2)
+        muscle = _places((str(rng.choice(["T9", "T10", "FT7", "FT8", "Iz"])),))
+        reach = np.exp(-0.5 * (np.linalg.norm(_places(CHANNELS) - muscle, axis=1) / 0.03) ** 2)
         length = rng.uniform(0.3, 1.5)
         start, stop = np.searchsorted(time, [onset, onset + length])
-        if stop - start < 4:
+        if stop - start < 16:  # cut off by the end of the run
             continue
-        low = min(25.0, sfreq / 4)
-        burst = _noise(rng, 1, stop - start, sfreq, band="high", low=low)[0]
+        burst = _noise(rng, 1, stop - start, sfreq, band="high", low=min(25.0, sfreq / 4))[0]
         burst *= np.hanning(stop - start) * rng.uniform(10, 30)
         data[:, start:stop] += reach[:, None] * burst
     return data
@@ -303,12 +294,10 @@ def simulate_motor_imagery(
         64 channels in microvolts against linked earlobes, with events `rest`, `left_hand`,
         `right_hand`.
     """
-    if not 0 <= erd <= 0.95:
-        raise ValueError(f"simulate_motor_imagery: erd is {erd}, expected 0 to 0.95.")
-    if sfreq < 64 or n_trials < 1:
+    if not 0 <= erd <= 0.95 or sfreq < 64 or n_trials < 1:
         raise ValueError(
-            f"simulate_motor_imagery: sfreq is {sfreq} Hz and n_trials is {n_trials}, expected at "
-            "least 64 Hz (beta lies at 18-24 Hz) and one trial."
+            f"simulate_motor_imagery: erd {erd}, sfreq {sfreq} Hz, n_trials {n_trials}; expected "
+            "erd from 0 to 0.95, at least 64 Hz (beta lies at 18-24 Hz) and at least one trial."
         )
     head = _subject(subject, seed, float(erd))
     rng = _rng(seed, subject, run)
@@ -332,11 +321,10 @@ def simulate_motor_imagery(
     data = head.background @ noise + truth.lead_field @ series
     data += _artefacts(rng, head, time, sfreq)
 
-    place = np.stack([_montage()[name] for name in CHANNELS])
     return Signal(
         data=data.astype(np.float32),
         sfreq=float(sfreq),
-        sensors=Sensors.of_kind(CHANNELS, Kind.EEG, place),
+        sensors=Sensors.of_kind(CHANNELS, Kind.EEG, _places(CHANNELS)),
         events=events,
         recording=Recording(dataset=dataset, subject=subject, run=run, task="imagery"),
         history=(f"simulated: seed {seed}, erd {erd:g}",),
@@ -348,7 +336,6 @@ class SyntheticReader:
     """A corpus of simulated people, computed when it is loaded.
 
     Args:
-        dataset: Name of the corpus.
         root: Not used: nothing lies on disk.
         subjects: How many; they are called "001", "002", ...
         runs: How many runs of about two minutes each; they are called "01", "02", ...
@@ -370,8 +357,7 @@ class SyntheticReader:
     def __post_init__(self) -> None:
         if self.subjects < 1 or self.runs < 1:
             raise ValueError(
-                f"SyntheticReader: {self.subjects} subjects and {self.runs} runs, expected at "
-                "least one of each."
+                f"SyntheticReader: {self.subjects} subjects, {self.runs} runs; at least 1 each."
             )
 
     def recordings(self) -> list[Recording]:
@@ -404,9 +390,10 @@ class SyntheticReader:
 
     def truth(self, subject: str) -> Truth:
         """What was planted in this subject."""
-        names = sorted({recording.subject for recording in self.recordings()})
-        if subject not in names:
-            raise ValueError(f"SyntheticReader: no subject {subject!r}; there are {names}.")
+        if subject not in {recording.subject for recording in self.recordings()}:
+            raise ValueError(
+                f"SyntheticReader: no subject {subject!r}; there are 001 to {self.subjects:03d}."
+            )
         return _subject(subject, self.seed, self._erd(subject)).truth
 
     def _erd(self, subject: str) -> float:
