@@ -1,0 +1,427 @@
+"""The prepared store: recordings as flat files of checksummed blocks, and one manifest.
+
+A store is a folder with `recordings/<key>.bin` (samples, laid out as in `neurofm.io.blocks`),
+`recordings/<key>.json` (what is known about them; exists only when the samples are complete) and
+`manifest.json` (all of them, written by `seal`; readers look at nothing else). Every file is
+written under a temporary name, flushed to disk and renamed: what has its final name is whole.
+
+Axes: channel = sensor of any kind, time = sample. Amplitudes in working units.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crc32c import crc32c
+
+from neurofm.io.blocks import DTYPES, Layout, int16_scale
+from neurofm.io.files import LocalFiles, Source, atomic_write, read_document, write_document
+from neurofm.shapes import Float
+from neurofm.types import Event, Recording, Sensors, Signal
+from neurofm.units import UNITS, Kind, typical_amplitude
+
+FORMAT = 1
+
+
+def write_recording(
+    store: Path,
+    signal: Signal,
+    *,
+    key: str,
+    dtype: str = "int16",
+    provenance: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write one recording; `seal` then makes it visible to readers.
+
+    Args:
+        store: Folder of the store, made if missing.
+        key: Name of the recording's files: letters, digits, `.`, `_` and `-`.
+        dtype: "int16" (half the bytes, error at most half a step) or "float32" (exact).
+        provenance: Where the signal came from; the signal's own history is kept as well.
+
+    Returns:
+        What the manifest will say about the recording.
+
+    Raises:
+        ValueError: NaN or infinite samples, no samples, an unknown dtype or an unusable key.
+        OSError: The disk is full, say. Nothing of this recording stays behind.
+    """
+    where = f"write_recording {signal.recording.id}"
+    if dtype not in DTYPES:
+        raise ValueError(f"{where}: dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", key):
+        raise ValueError(f"{where}: key {key!r} may hold letters, digits, '.', '_' and '-' only.")
+    data = np.asarray(signal.data, dtype=np.float32)
+    n_channels, n_times = data.shape
+    if not data.size:
+        raise ValueError(f"{where}: no samples, the data are {n_channels} channels x {n_times}.")
+    _refuse_non_finite(data, signal, where)
+    scale = int16_scale(data) if dtype == "int16" else None
+    layout = Layout(n_channels, max(1, round(signal.sfreq)), dtype, crc32c(key.encode()))
+    folder = Path(store) / "recordings"
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    n_bytes = 0
+    with atomic_write(folder / f"{key}.bin") as file:
+        for piece in layout.encode(data, scale):
+            digest.update(piece)
+            n_bytes += len(piece)
+            file.write(piece)
+    kinds = sorted({int(kind) for kind in signal.sensors.kind})
+    record = {
+        "key": key,
+        "recording": {k: v for k, v in asdict(signal.recording).items() if k != "path"},
+        "n_times": n_times,
+        "sfreq": float(signal.sfreq),
+        "block": layout.n_samples,
+        "dtype": dtype,
+        "scale": None if scale is None else scale.tolist(),
+        "max_error": [0.0] * n_channels if scale is None else (scale / 2).tolist(),
+        "coarse": _coarse(data, signal, scale),
+        "units": {Kind(kind).name: UNITS[Kind(kind)].name for kind in kinds},
+        "events": [[float(e.onset), float(e.duration), e.label] for e in signal.events],
+        "history": list(signal.history),
+        "provenance": provenance or {},
+        "n_bytes": n_bytes,
+        "sha256": digest.hexdigest(),
+        "sensors": _sensors_document(signal.sensors),
+    }
+    write_document(folder / f"{key}.json", record)
+    return record
+
+
+def read_record(store: Path, key: str) -> dict[str, Any] | None:
+    """What `write_recording` returned for a key, or None if it must be written (again).
+
+    Its samples are read and their checksums compared, so that a damaged file is made anew.
+    """
+    folder = Path(store) / "recordings"
+    try:
+        record = read_document(folder / f"{key}.json")
+        layout = Layout(
+            len(record["sensors"]["names"]), record["block"], record["dtype"], crc32c(key.encode())
+        )
+        n_blocks = -(-record["n_times"] // record["block"])
+        step = max(1, (1 << 22) // layout.stride)
+        with open(folder / f"{key}.bin", "rb") as file:
+            for first in range(0, n_blocks, step):
+                n = min(step, n_blocks - first) * layout.stride
+                raw = file.read(n)
+                if len(raw) != n or layout.first_damaged(raw, first) is not None:
+                    return None
+            return None if file.read(1) else record
+    except (OSError, KeyError):
+        return None
+
+
+def _refuse_non_finite(data: np.ndarray, signal: Signal, where: str) -> None:
+    bad = ~np.isfinite(data.max(axis=1)) | ~np.isfinite(data.min(axis=1))
+    if not bad.any():
+        return
+    channel = int(np.flatnonzero(bad)[0])
+    samples = np.flatnonzero(~np.isfinite(data[channel]))
+    raise ValueError(
+        f"{where}: {int(bad.sum())} of {len(bad)} channels hold NaN or infinite samples; the first "
+        f"is {signal.sensors.names[channel]} at {samples[0] / signal.sfreq:.3f} s ({len(samples)} "
+        "samples). Interpolate or exclude the channel, or cut that part of the recording."
+    )
+
+
+def _coarse(data: np.ndarray, signal: Signal, scale: np.ndarray | None) -> list[str]:
+    """Channels whose int16 step exceeds a tenth of their typical amplitude."""
+    if scale is None or data.shape[1] < 2:
+        return []
+    amplitude = typical_amplitude(data, signal.sfreq)
+    rough = (amplitude > 0) & (scale > 0.1 * amplitude)
+    return [signal.sensors.names[i] for i in np.flatnonzero(rough)]
+
+
+def _sensors_document(sensors: Sensors) -> dict[str, Any]:
+    known = sensors.has_position
+    position = sensors.position.astype(np.float64).tolist()
+    return {
+        "names": list(sensors.names),
+        "kind": sensors.kind.tolist(),
+        "position": [p if has else None for p, has in zip(position, known, strict=True)],
+        "orientation": sensors.orientation.astype(np.float64).tolist(),
+        "frame": sensors.frame,
+    }
+
+
+def _sensors(document: dict[str, Any]) -> Sensors:
+    nowhere = [np.nan] * 3
+    position = [nowhere if p is None else p for p in document["position"]]
+    n = len(document["names"])
+    return Sensors(
+        names=tuple(document["names"]),
+        kind=np.array(document["kind"], dtype=np.int8),
+        position=np.array(position, dtype=np.float64).reshape(n, 3),
+        orientation=np.array(document["orientation"], dtype=np.float64).reshape(n, 3),
+        frame=document["frame"],
+    )
+
+
+def seal(
+    store: Path, *, keys: Sequence[str] = (), about: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write the manifest from the recordings that are complete.
+
+    A recording written twice (its source or the code changed) is listed once: with the key named in
+    `keys`, else the one the manifest had, else the newest. Other versions are left out.
+
+    Args:
+        keys: Keys known to be current.
+        about: How the store was prepared; kept from the previous manifest if not given.
+
+    Returns:
+        The manifest.
+    """
+    path = Path(store) / "manifest.json"
+    previous: dict[str, Any] = {}
+    if path.is_file():
+        with suppress(OSError):  # damaged: written anew
+            previous = read_document(path)
+    current = set(keys)
+    had = {record["key"] for record in previous.get("recordings", ())}
+    chosen: dict[str, tuple[tuple[bool, bool, int], dict[str, Any]]] = {}
+    for file in (Path(store) / "recordings").glob("[!.]*.json"):
+        try:
+            record = read_document(file)
+        except OSError:
+            continue  # damaged: prepare makes it again
+        name = Recording(**record["recording"]).id
+        key = record["key"]
+        rank = (key in current, key in had, file.stat().st_mtime_ns)
+        if name not in chosen or rank > chosen[name][0]:
+            chosen[name] = (rank, record)
+    sensors: dict[str, Any] = {}
+    recordings = []
+    for name in sorted(chosen):
+        record = dict(chosen[name][1])
+        text = json.dumps(record["sensors"], sort_keys=True).encode()
+        digest = hashlib.sha256(text).hexdigest()[:16]
+        sensors[digest] = record["sensors"]
+        record["sensors"] = digest
+        recordings.append(record)
+    manifest = {
+        "format": FORMAT,
+        "about": previous.get("about", {}) if about is None else about,
+        "sensors": sensors,
+        "recordings": recordings,
+    }
+    if manifest != previous:
+        write_document(path, manifest)
+    return manifest
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One prepared recording.
+
+    Args:
+        recording: Its entities; `path` is None.
+        sensors: One object per distinct sensor set of the store.
+        n_times: Samples per channel.
+        sfreq: Hz, exact.
+        block: Samples per block.
+        scale: float32 step of each channel, working units; None for float32 samples.
+        max_error: Largest difference from the signal that was written, working units.
+        history: Processing steps, oldest first.
+        n_bytes: Size of the file.
+    """
+
+    key: str
+    recording: Recording
+    sensors: Sensors
+    sensors_hash: str
+    n_times: int
+    sfreq: float
+    block: int
+    dtype: str
+    scale: Float[np.ndarray, " channel"] | None
+    max_error: Float[np.ndarray, " channel"]
+    events: tuple[Event, ...]
+    history: tuple[str, ...]
+    provenance: dict[str, Any]
+    n_bytes: int
+    sha256: str
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of any kind."""
+        return len(self.sensors)
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.n_times / self.sfreq
+
+
+def _entry(record: dict[str, Any], sensors: Sensors) -> Entry:
+    scale = record["scale"]
+    return Entry(
+        key=record["key"],
+        recording=Recording(**record["recording"]),
+        sensors=sensors,
+        sensors_hash=record["sensors"],
+        n_times=record["n_times"],
+        sfreq=record["sfreq"],
+        block=record["block"],
+        dtype=record["dtype"],
+        scale=None if scale is None else np.array(scale, dtype=np.float32),
+        max_error=np.array(record["max_error"], dtype=np.float64),
+        events=tuple(Event(*event) for event in record["events"]),
+        history=tuple(record["history"]),
+        provenance=record["provenance"],
+        n_bytes=record["n_bytes"],
+        sha256=record["sha256"],
+    )
+
+
+class Store:
+    """Random access to prepared recordings. Cheap to pickle into workers, safe to fork.
+
+    Args:
+        path: Folder with a `manifest.json`.
+        source: Where the recordings' bytes are; the local folder if not given.
+
+    Raises:
+        FileNotFoundError: There is no sealed store there.
+        OSError: The manifest is damaged.
+        ValueError: It is of another format.
+    """
+
+    def __init__(self, path: Path | str, *, source: Source | None = None) -> None:
+        self.path = Path(path)
+        file = self.path / "manifest.json"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file}: no such file, so this is not a prepared store. Run `neurofm prepare "
+                "DATASET`, which prints the folder of its store."
+            )
+        manifest = read_document(file)
+        if manifest.get("format") != FORMAT:
+            raise ValueError(
+                f"{file}: format {manifest.get('format')}, this version reads {FORMAT}. "
+                "Update neurofm, or rerun `neurofm prepare` into another folder."
+            )
+        sensors = {key: _sensors(value) for key, value in manifest["sensors"].items()}
+        self.about: dict[str, Any] = manifest["about"]
+        self.entries: tuple[Entry, ...] = tuple(
+            _entry(record, sensors[record["sensors"]]) for record in manifest["recordings"]
+        )
+        self.source: Source = LocalFiles(self.path) if source is None else source
+        self._layouts: dict[int, Layout] = {}  # of recordings whose size was found right
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        return f"Store({str(self.path)!r}, {len(self)} recordings)"
+
+    def read(
+        self,
+        i: int,
+        start: int,
+        stop: int,
+        *,
+        channels: Sequence[int] | np.ndarray | None = None,
+        out: Float[np.ndarray, "channel time"] | None = None,
+    ) -> Float[np.ndarray, "channel time"]:
+        """Samples `start` to `stop` of recording `i`, every touched block checked.
+
+        Args:
+            channels: Indices, in the order wanted; all if not given.
+            out: float32 array to fill, of the shape to be returned.
+
+        Raises:
+            ValueError: The range is not inside the recording, or `out` does not fit.
+            OSError: The file is missing, truncated or damaged; the message says where and what to
+                do.
+        """
+        entry = self.entries[i]
+        if not 0 <= start < stop <= entry.n_times:
+            raise ValueError(
+                f"{entry.recording.id}: samples {start} to {stop} are not inside its "
+                f"{entry.n_times} samples ({entry.duration:.3f} s)."
+            )
+        pick = None if channels is None else np.asarray(channels, dtype=np.intp)
+        shape = (entry.n_channels if pick is None else len(pick), stop - start)
+        if out is None:
+            out = np.empty(shape, dtype=np.float32)
+        elif out.shape != shape or out.dtype != np.float32:
+            raise ValueError(
+                f"{entry.recording.id}: `out` is {out.dtype} {out.shape}, expected float32 {shape}."
+            )
+        blocks, first = self._blocks(i, start, stop)
+        scale = entry.scale
+        # Casting is fastest on neighbouring numbers: assemble the window as int16, then cast once.
+        target = out if scale is None else np.empty(shape, dtype=np.int16)
+        n = entry.block
+        at = 0
+        low = start - first * n
+        for piece in blocks:
+            high = min(n, low + shape[1] - at)
+            chosen = piece if pick is None else piece[pick]
+            target[:, at : at + high - low] = chosen[:, low:high]
+            at += high - low
+            low = 0
+        if scale is not None:
+            np.copyto(out, target)
+            np.multiply(out, (scale if pick is None else scale[pick])[:, None], out=out)
+        return out
+
+    def _blocks(self, i: int, start: int, stop: int) -> tuple[np.ndarray, int]:
+        """The blocks around a range, checked (block channel time), and the first one's number."""
+        entry = self.entries[i]
+        layout = self._layouts.get(i) or self._open(i)
+        stride = layout.stride
+        first = start // entry.block
+        count = (stop - 1) // entry.block + 1 - first
+        name = f"recordings/{entry.key}.bin"
+        raw = self.source.read_range(name, first * stride, count * stride)
+        if len(raw) != count * stride:
+            self._open(i)
+            raise OSError(f"{self.path / name}: a read came back short. {_remedy(entry)}")
+        wrong = layout.first_damaged(raw, first)
+        if wrong is not None:
+            raise OSError(
+                f"{self.path / name}: {entry.recording.id} is damaged in block {wrong} (second "
+                f"{wrong * entry.block / entry.sfreq:.3f}): its checksum does not match. "
+                f"{_remedy(entry)}"
+            )
+        return layout.view(raw, count), first
+
+    def _open(self, i: int) -> Layout:
+        """Layout of a recording whose file has the size that the manifest says."""
+        entry = self.entries[i]
+        layout = Layout(entry.n_channels, entry.block, entry.dtype, crc32c(entry.key.encode()))
+        name = f"recordings/{entry.key}.bin"
+        try:
+            size = self.source.size(name)
+        except FileNotFoundError:
+            raise OSError(f"{self.path / name}: missing. {_remedy(entry)}") from None
+        if size != entry.n_bytes:
+            seconds = min(size // layout.stride * entry.block / entry.sfreq, entry.duration)
+            raise OSError(
+                f"{self.path / name}: {entry.recording.id} has {size} bytes, the manifest says "
+                f"{entry.n_bytes}: truncated or overwritten after second {seconds:.3f}. "
+                f"{_remedy(entry)}"
+            )
+        self._layouts[i] = layout
+        return layout
+
+
+def _remedy(entry: Entry) -> str:
+    return (
+        f"Rerun `neurofm prepare {entry.recording.dataset}` with the same options: it remakes this "
+        "recording and leaves the others."
+    )
