@@ -70,6 +70,19 @@ UNITS: dict[Kind, Unit] = {
     Kind.UNIT: Unit("count", 1.0),
     Kind.OTHER: Unit("", 1.0),
 }
+# SI units in one of the units a file may hold its numbers in
+_SI: dict[str, float] = {
+    "V": 1.0,
+    "mV": 1e-3,
+    "uV": 1e-6,
+    "µV": 1e-6,
+    "nV": 1e-9,
+    "T": 1.0,
+    "pT": 1e-12,
+    "fT": 1e-15,
+    "T/m": 1.0,
+    "fT/cm": 1e-13,
+}
 BRAIN_KINDS = (
     Kind.EEG,
     Kind.MAG,
@@ -80,6 +93,20 @@ BRAIN_KINDS = (
     Kind.BOLD,
     Kind.UNIT,
 )
+
+
+def si_factor(unit: str | float, *, where: str) -> float:
+    """SI units per number held in `unit`.
+
+    Args:
+        unit: A name such as "uV", or the factor itself.
+        where: For the message.
+    """
+    if not isinstance(unit, str):
+        return float(unit)
+    if unit not in _SI:
+        raise ValueError(f"{where}: unit {unit!r} is not one of {', '.join(_SI)} or a number.")
+    return _SI[unit]
 
 
 def typical_amplitude(data: Float[np.ndarray, "channel time"], sfreq: float) -> np.ndarray:

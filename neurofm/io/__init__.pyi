@@ -1,4 +1,20 @@
 # public names: from .module import Name as Name
+from .corpus import Corpus as Corpus
+from .corpus import fetch as fetch
+from .corpus import open_corpus as open_corpus
+from .corpus import open_path as open_path
+from .meeg import read_raw_signal as read_raw_signal
+from .meeg import signal_from_raw as signal_from_raw
+from .meeg import signal_to_raw as signal_to_raw
+from .quality import Problem as Problem
+from .quality import RecordingWarning as RecordingWarning
+from .readers import BIDSReader as BIDSReader
+from .readers import FolderReader as FolderReader
+from .readers import TableReader as TableReader
 from .synthetic import SyntheticReader as SyntheticReader
 from .synthetic import Truth as Truth
 from .synthetic import simulate_motor_imagery as simulate_motor_imagery
+from .store import Entry as Entry
+from .store import Store as Store
+from .store import seal as seal
+from .store import write_recording as write_recording

@@ -1,0 +1,149 @@
+"""What is wrong with a recording, in words: problems with a remedy each.
+
+`Problem` is a finding. Readers pass one on with `report`, as a `RecordingWarning`: it is shown
+once, and `neurofm check` collects it. `channel_problems` looks at the numbers of one recording.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from neurofm.types import Signal
+from neurofm.units import BRAIN_KINDS, UNITS, Kind
+
+SEVERITIES = ("info", "warning", "error")
+# A channel counts as flat below this share of the smallest plausible amplitude of its kind.
+_FLAT_SHARE = 1e-3
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding.
+
+    Args:
+        severity: One of `SEVERITIES`; "error" means the recording should not be used as it is.
+        what: The finding, with names and counts.
+        remedy: What to do about it.
+        code: Short stable name, for machines.
+    """
+
+    severity: str
+    what: str
+    remedy: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.remedy}"
+
+
+class RecordingWarning(UserWarning):
+    """A recording was repaired or is imperfect; `problem` says how."""
+
+    def __init__(self, problem: Problem, where: str = "") -> None:
+        super().__init__(f"{where}: {problem}" if where else str(problem))
+        self.problem = problem
+
+
+def report(problem: Problem, where: str, *, stacklevel: int = 3) -> None:
+    """Warn about a problem of the recording called `where`."""
+    warnings.warn(RecordingWarning(problem, where), stacklevel=stacklevel)
+
+
+@contextmanager
+def collect() -> Iterator[list[Problem]]:
+    """Inside the block, problems are collected in the list and not shown; other warnings pass."""
+    problems: list[Problem] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield problems
+        finally:
+            found = list(caught)
+            problems += [
+                w.message.problem for w in found if isinstance(w.message, RecordingWarning)
+            ]
+    for item in found:
+        if not isinstance(item.message, RecordingWarning):
+            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+
+
+def listed(names: Sequence[str], *, most: int = 8) -> str:
+    """Names joined for a message, the tail of a long list as a count."""
+    names = list(names)
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name equals, or matches as a wildcard, one of the patterns."""
+    return any(name == pattern or fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def flat_channels(signal: Signal) -> list[int]:
+    """Channels that hold one value (or rounding noise) throughout."""
+    flat = []
+    for i, kind in enumerate(signal.sensors.kind):
+        values = signal.data[i]
+        values = values[np.isfinite(values)]
+        if not len(values):
+            continue  # all NaN: reported as such
+        floor = UNITS[Kind(int(kind))].low * _FLAT_SHARE
+        if float(values.max()) - float(values.min()) <= floor:
+            flat.append(i)
+    return flat
+
+
+def channel_problems(signal: Signal) -> list[Problem]:
+    """Channels with NaN or infinite values, and flat ones, by name."""
+    names = signal.sensors.names
+    problems = []
+    broken = [i for i in range(len(names)) if not np.isfinite(signal.data[i]).all()]
+    if broken:
+        missing = int((~np.isfinite(signal.data[broken])).sum())
+        problems.append(
+            Problem(
+                "warning",
+                f"{len(broken)} of {len(names)} channels contain NaN or infinite values "
+                f"({missing} samples): {listed([names[i] for i in broken])}.",
+                "List them under `exclude` in the card's reader, or cut that part of the "
+                "recording.",
+                "nan_channels",
+            )
+        )
+    flat = [i for i in flat_channels(signal) if signal.sensors.kind[i] in BRAIN_KINDS]
+    if flat:
+        problems.append(
+            Problem(
+                "warning",
+                f"{len(flat)} of {len(names)} channels are flat: "
+                f"{listed([names[i] for i in flat])}.",
+                "A step `neurofm.data.InterpolateBads` replaces them; `exclude` in the card's "
+                "reader "
+                "leaves them out.",
+                "flat_channels",
+            )
+        )
+    return problems
+
+
+def position_problem(signal: Signal) -> Problem | None:
+    """Brain channels whose position is unknown."""
+    brain = np.isin(signal.sensors.kind, [int(k) for k in BRAIN_KINDS])
+    unknown = np.flatnonzero(brain & ~signal.sensors.has_position)
+    if not len(unknown):
+        return None
+    return Problem(
+        "warning",
+        f"{len(unknown)} of {int(brain.sum())} channels have no known position: "
+        f"{listed([signal.sensors.names[i] for i in unknown])}.",
+        "Give them standard names with `rename` and a `montage` (such as standard_1005) in the "
+        "card's "
+        "reader, or leave them out with `exclude`.",
+        "no_position",
+    )
