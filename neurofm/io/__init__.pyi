@@ -3,7 +3,7 @@ from .corpus import Corpus as Corpus
 from .corpus import fetch as fetch
 from .corpus import open_corpus as open_corpus
 from .corpus import open_path as open_path
-from .meeg import read_raw_signal as read_raw_signal
+from .formats import read_raw_signal as read_raw_signal
 from .meeg import signal_from_raw as signal_from_raw
 from .meeg import signal_to_raw as signal_to_raw
 from .quality import Problem as Problem

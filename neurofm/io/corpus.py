@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from neurofm import cards
+from neurofm.io.formats import SUFFIXES
 from neurofm.io.integrity import check_file, suffix_of
-from neurofm.io.meeg import SUFFIXES
 from neurofm.io.quality import Problem, channel_problems, listed, matches, position_problem, report
 from neurofm.io.readers import ENTITIES, FolderReader
 from neurofm.types import Event, Reader, Recording, Signal

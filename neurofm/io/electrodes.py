@@ -50,7 +50,11 @@ def template_positions(montage: str) -> dict[str, tuple[float, float, float]]:
     # set_montage also turns the template into the head frame, by its fiducials.
     info.set_montage(layout)
     return {
-        channel["ch_name"]: tuple(float(value) for value in channel["loc"][:3])
+        channel["ch_name"]: (
+            float(channel["loc"][0]),
+            float(channel["loc"][1]),
+            float(channel["loc"][2]),
+        )
         for channel in info["chs"]
     }
 

@@ -1,4 +1,4 @@
-"""MNE recordings to `Signal` and back: EEG, MEG, sEEG and ECoG files of every format MNE reads.
+"""MNE recordings to `Signal` and back: EEG, MEG, sEEG and ECoG.
 
 Numbers go from SI to working units on entry and back on exit, positions to the head frame (MEG
 through `dev_head_t`), stimulus channels to events. Positions of electrodes are `loc[0:3]`. The
@@ -12,17 +12,12 @@ Axes: channel time; channel x 3 in metres.
 
 from __future__ import annotations
 
-import logging
-import re
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neurofm.io.electrodes import kind_from_name, positions_of, standard_name
-from neurofm.io.integrity import check_file, suffix_of
 from neurofm.io.quality import Problem, listed, matches, report
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import UNITS, Kind, si_factor
@@ -30,21 +25,6 @@ from neurofm.units import UNITS, Kind, si_factor
 if TYPE_CHECKING:
     import mne
 
-logger = logging.getLogger(__name__)
-
-SUFFIXES = (
-    ".edf",
-    ".bdf",
-    ".gdf",
-    ".vhdr",
-    ".set",
-    ".fif",
-    ".fif.gz",
-    ".sqd",
-    ".con",
-    ".ds",
-    ".cnt",
-)
 MEG_KINDS = (Kind.MAG, Kind.GRAD, Kind.AXIAL, Kind.MEG_REF)
 _ELECTRODES = (Kind.EEG, Kind.SEEG, Kind.ECOG, Kind.EOG, Kind.EMG, Kind.ECG)
 _KIND_OF_TYPE = {
@@ -65,139 +45,6 @@ _COIL_OF_KIND = {Kind.MAG: 3022, Kind.GRAD: 3012, Kind.AXIAL: 5001, Kind.MEG_REF
 _TRIGGERS = ("STI101", "STI 014", "Status", "STATUS", "Trigger", "UPPT001", "STI 001")
 _BLOCK_VALUES = 2**22  # float64 values converted at a time, so that memory stays near the result's
 _DEVICE_FRAME = 1  # FIFFV_COORD_DEVICE
-
-
-def read_raw_signal(
-    path: Path,
-    recording: Recording,
-    *,
-    montage: str | None = None,
-    standardize: bool = False,
-    rename: Mapping[str, str] | None = None,
-    kinds: Mapping[str, str] | None = None,
-    exclude: Sequence[str] = (),
-    unit: str | float | Mapping[str, str | float] | None = None,
-    event_channel: str | None = None,
-) -> Signal:
-    """Read one file of any format MNE knows.
-
-    Args:
-        path: The file (the `.vhdr` of BrainVision, the folder of CTF).
-        recording: What it is.
-        montage: As in `signal_from_raw`, like all further arguments.
-
-    Raises:
-        FileNotFoundError: The file, or a part of it, is missing.
-        ValueError: Empty, truncated, not what its suffix says, or unreadable.
-    """
-    check_file(path)
-    with _MneWarnings(path):
-        try:
-            raw = _open(path)
-            return signal_from_raw(
-                raw,
-                recording,
-                montage=montage,
-                standardize=standardize,
-                rename=rename,
-                kinds=kinds,
-                exclude=exclude,
-                unit=unit,
-                event_channel=event_channel,
-            )
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{path}: a file it belongs with is missing ({error}). Copy all parts of the "
-                "recording."
-            ) from error
-        except OSError as error:
-            raise OSError(f"{path}: cannot be read ({error}).") from error
-
-
-def _open(path: Path) -> mne.io.BaseRaw:
-    import mne
-
-    try:
-        raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
-    except (FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:
-        if re.search(r"(ave|evo|epo)\.fif(\.gz)?$", path.name):
-            raise ValueError(
-                f"{path}: holds averages or epochs, expected a continuous recording."
-            ) from error
-        raise ValueError(
-            f"{path}: MNE cannot read this {suffix_of(path)} file ({type(error).__name__}: "
-            f"{error}). "
-            "It is damaged or of another format than its suffix says: fetch it again."
-        ) from error
-    _check_companion(path, raw)
-    return raw
-
-
-def _check_companion(path: Path, raw: mne.io.BaseRaw) -> None:
-    """Compare the size of a separate data file (.eeg, .fdt) with what the header declares."""
-    suffix = suffix_of(path)
-    data = Path(raw.filenames[0]) if raw.filenames and raw.filenames[0] else path
-    if suffix == ".vhdr":
-        width = {"short": 2, "int": 4, "single": 4, "double": 8}.get(str(raw.orig_format))
-        frame = len(raw.ch_names) * width if width else 0
-        if frame and data.stat().st_size % frame:
-            raise ValueError(
-                f"{data}: {data.stat().st_size} bytes are not a multiple of {frame} "
-                f"({len(raw.ch_names)} "
-                f"channels x {width} bytes): truncated, or {path.name} declares other channels. "
-                "Fetch both again."
-            )
-    elif suffix == ".set" and data.suffix == ".fdt":
-        expected = 4 * len(raw.ch_names) * raw.n_times
-        if data.stat().st_size != expected:
-            raise ValueError(
-                f"{data}: {data.stat().st_size} bytes, {path.name} declares {expected} "
-                f"({len(raw.ch_names)} channels x {raw.n_times} samples x 4). Fetch both again."
-            )
-
-
-class _MneWarnings(warnings.catch_warnings):
-    """Turn MNE's warnings into problems where they concern the data, into log lines elsewhere."""
-
-    def __init__(self, where: Path) -> None:
-        super().__init__(record=True)
-        self._where = where
-
-    def __enter__(self) -> list[warnings.WarningMessage]:
-        self._caught = super().__enter__() or []
-        warnings.simplefilter("always")
-        return self._caught
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        for item in self._caught:
-            text = " ".join(str(item.message).split())
-            if item.category is not RuntimeWarning:
-                warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-            elif (problem := _problem_of_warning(text)) is not None:
-                report(problem, str(self._where))
-            else:
-                logger.info("%s: %s", self._where, text)
-
-
-def _problem_of_warning(text: str) -> Problem | None:
-    if "annotation" in text and ("outside" in text or "expanding" in text):
-        return Problem(
-            "warning",
-            f"Events lie beyond the end of the recording ({text.rstrip('.')}).",
-            "Those are dropped or shortened: the file may be incomplete.",
-            "events_beyond_end",
-        )
-    if "not unique" in text:
-        return Problem(
-            "warning",
-            f"Channel names appear twice ({text.rstrip('.')}).",
-            "They were given running numbers; use `rename` or `exclude` in the card's reader.",
-            "duplicate_names",
-        )
-    return None
 
 
 def signal_from_raw(

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from neurofm.io.electrodes import positions_of
+from neurofm.io.formats import SUFFIXES, read_raw_signal
 from neurofm.io.integrity import check_file, suffix_of
-from neurofm.io.meeg import SUFFIXES, read_raw_signal, signal_from_raw
+from neurofm.io.meeg import signal_from_raw
 from neurofm.io.quality import Problem, listed, report
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import UNITS, Kind, si_factor
