@@ -1,1 +1,5 @@
 """Networks: from a batch to an embedding."""
+
+from neurofm.models.brainomni import BrainOmni
+
+__all__ = ["BrainOmni"]

@@ -1,1 +1,21 @@
 """Layers with no knowledge of brains."""
+
+from neurofm.nn.conv import SEANetDecoder, SEANetEncoder
+from neurofm.nn.positions import Rotary
+from neurofm.nn.quantize import Quantized, ResidualVQ, VectorQuantizer, codebook_health, kmeans
+from neurofm.nn.transformer import CrissCrossBlock, FeedForward, RMSNorm, SelfAttention
+
+__all__ = [
+    "SEANetEncoder",
+    "SEANetDecoder",
+    "Rotary",
+    "ResidualVQ",
+    "VectorQuantizer",
+    "Quantized",
+    "codebook_health",
+    "kmeans",
+    "CrissCrossBlock",
+    "FeedForward",
+    "RMSNorm",
+    "SelfAttention",
+]

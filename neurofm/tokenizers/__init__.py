@@ -1,1 +1,5 @@
 """From windows to tokens."""
+
+from neurofm.tokenizers.brain_tokenizer import BrainTokenizer
+
+__all__ = ["BrainTokenizer"]
