@@ -14,7 +14,7 @@ from .readers import TableReader as TableReader
 from .synthetic import SyntheticReader as SyntheticReader
 from .synthetic import Truth as Truth
 from .synthetic import simulate_motor_imagery as simulate_motor_imagery
-from .store import Entry as Entry
+from .manifest import Entry as Entry
 from .store import Store as Store
-from .store import seal as seal
+from .manifest import seal as seal
 from .store import write_recording as write_recording

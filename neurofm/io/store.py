@@ -11,11 +11,9 @@ Axes: channel = sensor of any kind, time = sample. Amplitudes in working units.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +22,10 @@ from crc32c import crc32c
 
 from neurofm.io.blocks import DTYPES, Layout, int16_scale
 from neurofm.io.files import LocalFiles, Source, atomic_write, read_document, write_document
+from neurofm.io.manifest import FORMAT, Entry, entries, sensors_document
 from neurofm.shapes import Float
-from neurofm.types import Event, Recording, Sensors, Signal
+from neurofm.types import Signal
 from neurofm.units import UNITS, Kind, typical_amplitude
-
-FORMAT = 1
 
 
 def write_recording(
@@ -92,7 +89,7 @@ def write_recording(
         "provenance": provenance or {},
         "n_bytes": n_bytes,
         "sha256": digest.hexdigest(),
-        "sensors": _sensors_document(signal.sensors),
+        "sensors": sensors_document(signal.sensors),
     }
     write_document(folder / f"{key}.json", record)
     return record
@@ -144,148 +141,6 @@ def _coarse(data: np.ndarray, signal: Signal, scale: np.ndarray | None) -> list[
     return [signal.sensors.names[i] for i in np.flatnonzero(rough)]
 
 
-def _sensors_document(sensors: Sensors) -> dict[str, Any]:
-    known = sensors.has_position
-    position = sensors.position.astype(np.float64).tolist()
-    return {
-        "names": list(sensors.names),
-        "kind": sensors.kind.tolist(),
-        "position": [p if has else None for p, has in zip(position, known, strict=True)],
-        "orientation": sensors.orientation.astype(np.float64).tolist(),
-        "frame": sensors.frame,
-    }
-
-
-def _sensors(document: dict[str, Any]) -> Sensors:
-    nowhere = [np.nan] * 3
-    position = [nowhere if p is None else p for p in document["position"]]
-    n = len(document["names"])
-    return Sensors(
-        names=tuple(document["names"]),
-        kind=np.array(document["kind"], dtype=np.int8),
-        position=np.array(position, dtype=np.float64).reshape(n, 3),
-        orientation=np.array(document["orientation"], dtype=np.float64).reshape(n, 3),
-        frame=document["frame"],
-    )
-
-
-def seal(
-    store: Path, *, keys: Sequence[str] = (), about: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """Write the manifest from the recordings that are complete.
-
-    A recording written twice (its source or the code changed) is listed once: with the key named in
-    `keys`, else the one the manifest had, else the newest. Other versions are left out.
-
-    Args:
-        keys: Keys known to be current.
-        about: How the store was prepared; kept from the previous manifest if not given.
-
-    Returns:
-        The manifest.
-    """
-    path = Path(store) / "manifest.json"
-    previous: dict[str, Any] = {}
-    if path.is_file():
-        with suppress(OSError):  # damaged: written anew
-            previous = read_document(path)
-    current = set(keys)
-    had = {record["key"] for record in previous.get("recordings", ())}
-    chosen: dict[str, tuple[tuple[bool, bool, int], dict[str, Any]]] = {}
-    for file in (Path(store) / "recordings").glob("[!.]*.json"):
-        try:
-            record = read_document(file)
-        except OSError:
-            continue  # damaged: prepare makes it again
-        name = Recording(**record["recording"]).id
-        key = record["key"]
-        rank = (key in current, key in had, file.stat().st_mtime_ns)
-        if name not in chosen or rank > chosen[name][0]:
-            chosen[name] = (rank, record)
-    sensors: dict[str, Any] = {}
-    recordings = []
-    for name in sorted(chosen):
-        record = dict(chosen[name][1])
-        text = json.dumps(record["sensors"], sort_keys=True).encode()
-        digest = hashlib.sha256(text).hexdigest()[:16]
-        sensors[digest] = record["sensors"]
-        record["sensors"] = digest
-        recordings.append(record)
-    manifest = {
-        "format": FORMAT,
-        "about": previous.get("about", {}) if about is None else about,
-        "sensors": sensors,
-        "recordings": recordings,
-    }
-    if manifest != previous:
-        write_document(path, manifest)
-    return manifest
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One prepared recording.
-
-    Args:
-        recording: Its entities; `path` is None.
-        sensors: One object per distinct sensor set of the store.
-        n_times: Samples per channel.
-        sfreq: Hz, exact.
-        block: Samples per block.
-        scale: float32 step of each channel, working units; None for float32 samples.
-        max_error: Largest difference from the signal that was written, working units.
-        history: Processing steps, oldest first.
-        n_bytes: Size of the file.
-    """
-
-    key: str
-    recording: Recording
-    sensors: Sensors
-    sensors_hash: str
-    n_times: int
-    sfreq: float
-    block: int
-    dtype: str
-    scale: Float[np.ndarray, " channel"] | None
-    max_error: Float[np.ndarray, " channel"]
-    events: tuple[Event, ...]
-    history: tuple[str, ...]
-    provenance: dict[str, Any]
-    n_bytes: int
-    sha256: str
-
-    @property
-    def n_channels(self) -> int:
-        """Channels of any kind."""
-        return len(self.sensors)
-
-    @property
-    def duration(self) -> float:
-        """Seconds."""
-        return self.n_times / self.sfreq
-
-
-def _entry(record: dict[str, Any], sensors: Sensors) -> Entry:
-    scale = record["scale"]
-    return Entry(
-        key=record["key"],
-        recording=Recording(**record["recording"]),
-        sensors=sensors,
-        sensors_hash=record["sensors"],
-        n_times=record["n_times"],
-        sfreq=record["sfreq"],
-        block=record["block"],
-        dtype=record["dtype"],
-        scale=None if scale is None else np.array(scale, dtype=np.float32),
-        max_error=np.array(record["max_error"], dtype=np.float64),
-        events=tuple(Event(*event) for event in record["events"]),
-        history=tuple(record["history"]),
-        provenance=record["provenance"],
-        n_bytes=record["n_bytes"],
-        sha256=record["sha256"],
-    )
-
-
 class Store:
     """Random access to prepared recordings. Cheap to pickle into workers, safe to fork.
 
@@ -313,11 +168,8 @@ class Store:
                 f"{file}: format {manifest.get('format')}, this version reads {FORMAT}. "
                 "Update neurofm, or rerun `neurofm prepare` into another folder."
             )
-        sensors = {key: _sensors(value) for key, value in manifest["sensors"].items()}
         self.about: dict[str, Any] = manifest["about"]
-        self.entries: tuple[Entry, ...] = tuple(
-            _entry(record, sensors[record["sensors"]]) for record in manifest["recordings"]
-        )
+        self.entries: tuple[Entry, ...] = entries(manifest)
         self.source: Source = LocalFiles(self.path) if source is None else source
         self._layouts: dict[int, Layout] = {}  # of recordings whose size was found right
 
