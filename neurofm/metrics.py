@@ -1,0 +1,240 @@
+"""How well a prediction agrees with the truth.
+
+Classification metrics take labels of any hashable kind, or the class indices of score columns.
+What a metric cannot say is NaN with a documented reason, or an error: never a silent 0.
+
+Source: Cohen 1960 (kappa); Fawcett 2006 (area under the ROC curve); Guo et al. 2017 (calibration).
+Axes: window = one prediction; output = class; channel time = signals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.signal import welch
+from scipy.stats import rankdata
+
+from neurofm.shapes import Float
+
+# Hz; the limits of MNE and of most clinical texts.
+EEG_BANDS: dict[str, tuple[float, float]] = {
+    "delta": (1.0, 4.0),
+    "theta": (4.0, 8.0),
+    "alpha": (8.0, 13.0),
+    "beta": (13.0, 30.0),
+    "gamma": (30.0, 45.0),
+}
+
+
+def _pair(name: str, y_true: Sequence | np.ndarray, y_pred: Sequence | np.ndarray) -> tuple:
+    true, predicted = np.asarray(y_true), np.asarray(y_pred)
+    if true.ndim != 1 or true.shape != predicted.shape:
+        raise ValueError(
+            f"{name}: y_true has shape {true.shape} and y_pred {predicted.shape}; expected two "
+            "vectors of one length, with class labels (use argmax for scores)."
+        )
+    if not len(true):
+        raise ValueError(f"{name}: nothing to score, both vectors are empty.")
+    return true, predicted
+
+
+def accuracy(y_true: Sequence | np.ndarray, y_pred: Sequence | np.ndarray) -> float:
+    """Share of windows predicted right, 0 to 1."""
+    true, predicted = _pair("accuracy", y_true, y_pred)
+    return float(np.mean(true == predicted))
+
+
+def confusion(
+    y_true: Sequence | np.ndarray,
+    y_pred: Sequence | np.ndarray,
+    *,
+    labels: Sequence | np.ndarray | None = None,
+) -> np.ndarray:
+    """Counts, true class by row and predicted class by column.
+
+    Args:
+        labels: Order of the classes; all that occur, sorted, if not given.
+
+    Raises:
+        ValueError: A class occurs that is not in `labels`.
+    """
+    true, predicted = _pair("confusion", y_true, y_pred)
+    order = np.unique(np.concatenate([true, predicted])) if labels is None else np.asarray(labels)
+    place = {label: i for i, label in enumerate(order.tolist())}
+    extra = sorted({str(v) for v in [*true.tolist(), *predicted.tolist()] if v not in place})
+    if extra:
+        raise ValueError(f"confusion: classes {extra} are not in labels {order.tolist()}.")
+    counts = np.zeros((len(order), len(order)), dtype=np.int64)
+    rows, columns = [place[v] for v in true.tolist()], [place[v] for v in predicted.tolist()]
+    np.add.at(counts, (rows, columns), 1)
+    return counts
+
+
+def balanced_accuracy(y_true: Sequence | np.ndarray, y_pred: Sequence | np.ndarray) -> float:
+    """Mean over the true classes of the share predicted right; chance is 1 / classes.
+
+    A class that is only ever predicted, never true, does not count.
+    """
+    true, predicted = _pair("balanced_accuracy", y_true, y_pred)
+    return float(np.mean([np.mean(predicted[true == c] == c) for c in np.unique(true)]))
+
+
+def cohen_kappa(y_true: Sequence | np.ndarray, y_pred: Sequence | np.ndarray) -> float:
+    """Agreement beyond what the marginal frequencies give by chance; 0 = chance, 1 = perfect.
+
+    NaN if truth and prediction are one and the same constant: chance agreement is then complete.
+    """
+    counts = confusion(y_true, y_pred)
+    total = counts.sum()
+    expected = float(counts.sum(0) @ counts.sum(1)) / total**2
+    if expected == 1.0:
+        return float("nan")
+    return float((np.trace(counts) / total - expected) / (1 - expected))
+
+
+def auroc(y_true: Sequence | np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve: how often a window of the class outscores one of another class.
+
+    Ties count half, so a constant score gives 0.5.
+
+    Args:
+        y_true: Two classes for a vector of scores (the larger label is the positive one); for a
+            matrix, column indices.
+        score: `window` for two classes, or `window output`. Two columns are scored by the second;
+            more by the unweighted mean over classes, each against the rest.
+
+    Returns:
+        NaN if only one class is present. Classes that never occur are left out of the mean.
+    """
+    true, scores = np.asarray(y_true), np.asarray(score, dtype=np.float64)
+    if true.ndim != 1 or scores.ndim not in (1, 2) or len(scores) != len(true):
+        raise ValueError(
+            f"auroc: y_true has shape {true.shape} and score {scores.shape}; expected window and "
+            "window or window output."
+        )
+    if np.isnan(scores).any():
+        raise ValueError(f"auroc: {int(np.isnan(scores).sum())} of {scores.size} scores are NaN.")
+    classes = np.unique(true)
+    if scores.ndim == 2 and not set(classes.tolist()) <= set(range(scores.shape[1])):
+        raise ValueError(
+            f"auroc: labels {classes.tolist()} are not indices of {scores.shape[1]} score columns."
+        )
+    if scores.ndim == 1 and len(classes) > 2:
+        raise ValueError(f"auroc: {len(classes)} classes need one score column each.")
+    if len(classes) < 2:
+        return float("nan")
+    if scores.ndim == 1:
+        return _binary_auroc(true == classes[-1], scores)
+    if scores.shape[1] == 2:
+        return _binary_auroc(true == 1, scores[:, 1])
+    return float(np.mean([_binary_auroc(true == c, scores[:, c]) for c in classes]))
+
+
+def _binary_auroc(positive: np.ndarray, score: np.ndarray) -> float:
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    rank = rankdata(score)[positive].sum()
+    return float((rank - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+
+
+def _probabilities(name: str, y_true: Sequence | np.ndarray, probability: np.ndarray) -> tuple:
+    true, p = np.asarray(y_true), np.asarray(probability, dtype=np.float64)
+    if p.ndim != 2 or true.shape != p.shape[:1] or not len(true):
+        raise ValueError(
+            f"{name}: y_true has shape {true.shape} and probability {p.shape}; expected window and "
+            "window output."
+        )
+    if (p < 0).any() or not np.allclose(p.sum(1), 1.0, atol=1e-4):
+        raise ValueError(
+            f"{name}: rows must be probabilities (not negative, sum 1). Apply a softmax first."
+        )
+    if not set(np.unique(true).tolist()) <= set(range(p.shape[1])):
+        raise ValueError(f"{name}: labels must be column indices 0 to {p.shape[1] - 1}.")
+    return true.astype(int), p
+
+
+def log_loss(
+    y_true: Sequence | np.ndarray, probability: Float[np.ndarray, "window output"]
+) -> float:
+    """Mean negative log probability of the true class, nats. A guess gives log(classes)."""
+    true, p = _probabilities("log_loss", y_true, probability)
+    chosen = p[np.arange(len(true)), true]
+    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).eps)).mean())
+
+
+def expected_calibration_error(
+    y_true: Sequence | np.ndarray,
+    probability: Float[np.ndarray, "window output"],
+    *,
+    n_bins: int = 10,
+) -> float:
+    """Mean gap between confidence and accuracy over equal-width bins of confidence, 0 to 1.
+
+    Biased upwards for few windows: with 45, expect about 0.1 from a calibrated model.
+    """
+    true, p = _probabilities("expected_calibration_error", y_true, probability)
+    confidence, right = p.max(1), p.argmax(1) == true
+    bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
+    gap = np.bincount(bins, weights=right - confidence, minlength=n_bins)
+    return float(np.abs(gap).sum() / len(true))
+
+
+def pearson_r(
+    x: Float[np.ndarray, "*channel time"], y: Float[np.ndarray, "*channel time"]
+) -> np.ndarray:
+    """Correlation over the last axis, float64. NaN where either is constant."""
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if a.shape != b.shape or a.ndim < 1 or a.shape[-1] < 2:
+        raise ValueError(f"pearson_r: shapes {a.shape} and {b.shape}; expected equal, 2 or more.")
+    a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
+    scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(scale > 0, (a * b).sum(-1) / scale, np.nan)
+
+
+def band_error(
+    x: Float[np.ndarray, "*channel time"],
+    reconstruction: Float[np.ndarray, "*channel time"],
+    sfreq: float,
+    bands: Mapping[str, tuple[float, float]] = EEG_BANDS,
+) -> dict[str, dict[str, float]]:
+    """What a reconstruction keeps of each frequency band, over all channels together.
+
+    Power is the Welch estimate over at most two seconds at a time, summed over all leading axes.
+
+    Args:
+        sfreq: Hz.
+        bands: Name to lower and upper limit, Hz, upper one excluded.
+
+    Returns:
+        For each band: `explained`, 1 minus the power of the error over the power of x (1 = exact, 0
+        = no better than silence, negative = worse), and `power_ratio`, the reconstruction's power
+        over that of x (1 = as strong, whatever its phase). NaN where x has no power, where the band
+        holds no frequency bin or reaches past half of `sfreq`.
+    """
+    a = np.asarray(x, dtype=np.float64)
+    b = np.asarray(reconstruction, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"band_error: x has shape {a.shape}, reconstruction {b.shape}.")
+    n = min(a.shape[-1], round(2 * sfreq))
+
+    def power(signal: np.ndarray) -> np.ndarray:
+        spectrum = welch(signal, sfreq, nperseg=n, detrend="constant")[1]
+        return spectrum.reshape(-1, spectrum.shape[-1]).sum(0)
+
+    freqs = np.fft.rfftfreq(n, 1 / sfreq)
+    original, error, remade = power(a), power(a - b), power(b)
+    result = {}
+    for name, (low, high) in bands.items():
+        inside = (freqs >= low) & (freqs < high)
+        total = original[inside].sum()
+        if total > 0 and high <= sfreq / 2:
+            explained = float(1 - error[inside].sum() / total)
+            result[name] = {
+                "explained": explained,
+                "power_ratio": float(remade[inside].sum() / total),
+            }
+        else:
+            result[name] = {"explained": float("nan"), "power_ratio": float("nan")}
+    return result
