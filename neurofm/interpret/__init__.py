@@ -1,1 +1,74 @@
 """Explain any nn.Module: activations, similarity, attribution."""
+
+from neurofm.interpret.activations import Activations
+from neurofm.interpret.alignment import hsic, linear_cka
+from neurofm.interpret.attribution import (
+    Attribution,
+    gradient_x_input,
+    integrated_gradients,
+    lateralisation,
+    occlude_bands,
+    occlude_channels,
+    occlude_time,
+)
+from neurofm.interpret.bands import BANDS, band_power, remove_band
+from neurofm.interpret.inference import (
+    Bootstrap,
+    PermutationTest,
+    bootstrap_conditions,
+    draw_permutations,
+    layer_rsa,
+    permutation_test,
+)
+from neurofm.interpret.recorder import Recorder, record, sites
+from neurofm.interpret.rsa import (
+    class_rdm,
+    compare,
+    compare_rdms,
+    condition_means,
+    crossnobis,
+    rdm,
+    within,
+)
+from neurofm.interpret.sanity import (
+    DeletionCurve,
+    attribution_similarity,
+    deletion_curve,
+    randomized_copy,
+)
+
+__all__ = [
+    "BANDS",
+    "Activations",
+    "Attribution",
+    "Bootstrap",
+    "DeletionCurve",
+    "PermutationTest",
+    "Recorder",
+    "attribution_similarity",
+    "band_power",
+    "bootstrap_conditions",
+    "class_rdm",
+    "compare",
+    "compare_rdms",
+    "condition_means",
+    "crossnobis",
+    "deletion_curve",
+    "draw_permutations",
+    "gradient_x_input",
+    "hsic",
+    "integrated_gradients",
+    "lateralisation",
+    "layer_rsa",
+    "linear_cka",
+    "occlude_bands",
+    "occlude_channels",
+    "occlude_time",
+    "permutation_test",
+    "randomized_copy",
+    "rdm",
+    "record",
+    "remove_band",
+    "sites",
+    "within",
+]

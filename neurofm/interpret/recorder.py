@@ -1,0 +1,318 @@
+"""One access point to what happens inside a network: record named places while it runs.
+
+A *site* is `path`, `path:output` or `path:input` (path as in `nn.Module.named_modules`), with an
+optional selection when the value there is not one tensor: `attention:output.0` is the first element
+of a tuple, `tokenizer:output.values` a field, `block:input.mask` a named argument.
+Brain data enter as the same `Activations` type, so that "layer against electrodes" is one call.
+Axes: the first axis is always window; what follows is the module's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neurofm.batch import Embedding, Tokens
+from neurofm.interpret.activations import (
+    REDUCTIONS,
+    Activations,
+    Reduce,
+    apply_reduction,
+    near_misses,
+)
+from neurofm.shapes import Bool
+
+
+def sites(model: nn.Module) -> list[str]:
+    """Names of all modules of a model: what `record` accepts."""
+    return [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+
+
+@dataclass(frozen=True)
+class _Site:
+    name: str
+    module: nn.Module
+    where: str
+    selection: str | None
+
+
+class Recorder:
+    """Collects values at sites while it is open; use it through `record`."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str], reduce: Reduce = "none") -> None:
+        if isinstance(names, str):
+            raise TypeError(f"record: sites is the string {names!r}; give a list of names.")
+        if isinstance(reduce, str) and reduce not in REDUCTIONS:
+            raise ValueError(f"record: reduce={reduce!r} is not one of {REDUCTIONS} or a function.")
+        self._sites = [_find(model, name) for name in names]
+        self._reduce = reduce
+        self._handles: list[Any] = []
+        self._calls: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {}
+        self._batches: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {}
+
+    def __enter__(self) -> Recorder:
+        try:
+            for site in self._sites:
+                self._handles.append(self._attach(site))
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+        if error is None and self._calls:
+            self.next_batch()
+
+    def _close(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _attach(self, site: _Site) -> Any:
+        def keep(value: Any) -> None:
+            value, mask = _pick(site, value)
+            self._calls.setdefault(site.name, []).append((_array(value), mask))
+
+        if site.where == "output":
+            return site.module.register_forward_hook(lambda _m, _a, output: keep(output))
+        return site.module.register_forward_pre_hook(
+            lambda _m, args, kwargs: keep(_Arguments(args, kwargs)), with_kwargs=True
+        )
+
+    def next_batch(
+        self, n_windows: int | None = None, mask: Bool[np.ndarray, "window token"] | None = None
+    ) -> None:
+        """Say that the next call belongs to new windows.
+
+        Without it, several calls of one module are several passes over the same windows.
+
+        Args:
+            n_windows: How many windows this batch had, to check the first axis.
+            mask: Which tokens are real, for sites whose first two axes it fits.
+        """
+        for name, calls in self._calls.items():
+            for k, (value, own) in enumerate(calls):
+                key = name if len(calls) == 1 else f"{name}@{k}"
+                known = own
+                if known is None and mask is not None and value.ndim > 2:
+                    known = mask if value.shape[:2] == mask.shape else None
+                value = apply_reduction(value, known, self._reduce)
+                if n_windows is not None and (value.ndim == 0 or len(value) != n_windows):
+                    raise ValueError(
+                        f"record: {key!r} has shape {value.shape} for {n_windows} windows: the "
+                        "model folds another axis into the first. Give `reduce` a function that "
+                        "brings the window axis back."
+                    )
+                if self._reduce != "none" and value.ndim < 3:
+                    known = None
+                self._batches.setdefault(key, []).append((value, known))
+        self._calls = {}
+
+    def activations(self) -> Activations:
+        """Everything recorded so far, batches joined along window.
+
+        Raises:
+            ValueError: A site was never reached.
+        """
+        if self._calls:
+            self.next_batch()
+        data, masks = {}, {}
+        for site in self._sites:
+            keys = [k for k in self._batches if k == site.name or k.startswith(site.name + "@")]
+            if not keys:
+                raise ValueError(
+                    f"record: {site.name!r} was never called during the run. Its module exists but "
+                    "the forward pass does not go through it (or only in compiled code, where "
+                    "hooks do not fire: record before torch.compile)."
+                )
+            for key in keys:
+                data[key], mask = _join(key, self._batches[key])
+                if mask is not None:
+                    masks[key] = mask
+        return Activations(data=data, mask=masks)
+
+
+@overload
+def record(
+    model: nn.Module, sites: Sequence[str], *, run: None = None, reduce: Reduce = "none"
+) -> Recorder: ...
+@overload
+def record(
+    model: nn.Module,
+    sites: Sequence[str],
+    *,
+    run: Callable[..., Any],
+    batches: Iterable[Any] | None = None,
+    reduce: Reduce = "none",
+) -> Activations: ...
+def record(
+    model: nn.Module,
+    sites: Sequence[str],
+    *,
+    run: Callable[..., Any] | None = None,
+    batches: Iterable[Any] | None = None,
+    reduce: Reduce = "none",
+) -> Recorder | Activations:
+    """Record what passes through named modules.
+
+    With `run`, does the passes and returns `Activations`; the model is in evaluation mode and no
+    gradient is kept meanwhile, and every module's mode is as before afterwards. Without, returns a
+    context manager that changes nothing about how the model runs::
+
+        with record(model, ["blocks.0"]) as recorder:
+            model.encode(batch)
+        recorder.activations()["blocks.0"]
+
+    Hooks are removed when it ends, also by an exception. A module used several times per batch is
+    returned as `name@0`, `name@1`, ...
+
+    Args:
+        sites: See the module's first lines; `sites(model)` lists the paths.
+        run: Called with each of `batches`, such as `model.encode`; with nothing if there are none.
+        batches: Batches or tensors. If `run` returns something with a `mask`, it marks the real
+            tokens of the sites it fits.
+        reduce: Applied batch by batch, to keep memory small: "none", "mean_tokens", "mean_time",
+            "flatten" or a function of an array.
+
+    Raises:
+        ValueError: A site does not exist (near misses are named), was never reached, holds no
+            single tensor, or does not have one row per window.
+    """
+    recorder = Recorder(model, sites, reduce)
+    if run is None:
+        if batches is not None:
+            raise ValueError("record: batches were given without run; give run=model.encode.")
+        return recorder
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.no_grad(), recorder:
+            if batches is None:
+                run()
+            else:
+                for batch in batches:
+                    result = run(batch)
+                    mask = getattr(result, "mask", None)
+                    recorder.next_batch(
+                        len(batch), _array(mask) if isinstance(mask, Tensor) else None
+                    )
+    finally:
+        for module, training in modes:
+            module.training = training
+    return recorder.activations()
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    positional: tuple[Any, ...]
+    named: dict[str, Any]
+
+
+def _find(model: nn.Module, name: str) -> _Site:
+    path, colon, rest = name.partition(":")
+    where, _, selection = rest.partition(".")
+    if colon and where not in ("input", "output"):
+        raise ValueError(f"record: {name!r}: after the colon comes input or output, not {where!r}.")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if path not in modules:
+        raise ValueError(
+            f"record: {type(model).__name__} has no module {path!r}."
+            f"{near_misses(path, [m for m in modules if m])} "
+            f"`sites(model)` lists all {len(modules) - 1}."
+        )
+    return _Site(name, modules[path], where or "output", selection or None)
+
+
+def _pick(site: _Site, value: Any) -> tuple[Tensor, np.ndarray | None]:
+    """The tensor a site asks for, and its mask if it carries one."""
+    if isinstance(value, _Arguments):
+        key = site.selection
+        if key is None:
+            everything = [*value.positional, *value.named.values()]
+            if not everything:
+                raise ValueError(f"record: {site.name!r} was called without arguments.")
+            value = everything[0]
+        elif key.isdigit() and int(key) < len(value.positional):
+            value = value.positional[int(key)]
+        elif key in value.named:
+            value = value.named[key]
+        else:
+            raise ValueError(
+                f"record: {site.name!r}: the call has {len(value.positional)} positional arguments "
+                f"and the named ones {sorted(value.named)}."
+            )
+    elif site.selection is not None:
+        value = _part(site, value)
+    mask = _array(value.mask) if isinstance(value, Tokens | Embedding) else None
+    if isinstance(value, Tokens):
+        value = value.values
+    elif isinstance(value, Embedding):
+        value = value.tokens
+    elif isinstance(value, tuple | list) and sum(isinstance(v, Tensor) for v in value) == 1:
+        value = next(v for v in value if isinstance(v, Tensor))
+    if not isinstance(value, Tensor):
+        raise ValueError(
+            f"record: the value at {site.name!r} is {_describe(value)}, not one tensor. Select a "
+            f"part, such as '{site.name.partition(':')[0]}:{site.where}.0'."
+        )
+    return value, mask
+
+
+def _part(site: _Site, value: Any) -> Any:
+    key = site.selection or ""
+    if isinstance(value, Mapping) and key in value:
+        return value[key]
+    if isinstance(value, tuple | list) and key.isdigit() and int(key) < len(value):
+        return value[int(key)]
+    if not isinstance(value, Tensor) and hasattr(value, key):
+        return getattr(value, key)
+    raise ValueError(f"record: {site.name!r}: the value there is {_describe(value)}.")
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"a dict with keys {sorted(map(str, value))}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {[type(v).__name__ for v in value]}"
+    return f"a {type(value).__name__}"
+
+
+def _array(value: Tensor) -> np.ndarray:
+    # A copy: the next module may be an in-place activation.
+    value = value.detach().to("cpu", copy=True)
+    return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
+
+
+def _join(
+    name: str, parts: list[tuple[np.ndarray, np.ndarray | None]]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Concatenate along window; a second axis of varying length is padded with zeros and masked."""
+    values = [value for value, _ in parts]
+    inner = {value.shape[2:] for value in values}
+    if len({value.ndim for value in values}) > 1 or len(inner) > 1:
+        shapes = sorted({value.shape[1:] for value in values})
+        raise ValueError(f"record: {name!r} changes shape between batches: {shapes}; use reduce.")
+    lengths = {value.shape[1] for value in values if value.ndim > 1}
+    if len(lengths) <= 1 and all(mask is None for _, mask in parts):
+        return np.concatenate(values), None
+    longest = max(lengths)
+    padded, masks = [], []
+    for value, mask in parts:
+        if mask is None:
+            mask = np.ones(value.shape[:2], dtype=bool)
+        extra = longest - value.shape[1]
+        padded.append(np.pad(value, [(0, 0), (0, extra)] + [(0, 0)] * (value.ndim - 2)))
+        masks.append(np.pad(mask, [(0, 0), (0, extra)]))
+    joined = np.concatenate(masks)
+    return np.concatenate(padded), joined
