@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm.cards import build, spec_of
-from neurofm.data.preprocess import (
+from neurofm.data import (
     Bandpass,
     Clip,
     Notch,
@@ -71,8 +71,8 @@ def test_bandpass_passes_the_band_and_stops_the_rest():
     original = sines([2.0, 12.0, 60.0])
     result = Bandpass(8.0, 30.0)(original)
     assert amplitude(result, 12.0) == pytest.approx(1.0, abs=5e-3)
-    assert amplitude(result, 2.0) < 2e-3
-    assert amplitude(result, 60.0) < 2e-3
+    assert amplitude(result, 2.0) < 3e-3  # a Hamming window stops 50 dB
+    assert amplitude(result, 60.0) < 3e-3
 
 
 def test_notch_removes_the_line_and_its_harmonics_and_nothing_else():

@@ -1,21 +1,25 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neurofm.data.splits import (
+from neurofm.data import (
     Row,
     Split,
+    audit_summary,
     by_group,
     by_time,
     chronological_few_shot,
+    find_leaks,
     kfold,
     leave_one_out,
     overlapping,
+    refuse_leakage,
 )
 
 
@@ -211,7 +215,7 @@ def test_rows_without_the_entity_are_refused_with_an_alternative():
 
 
 @pytest.mark.parametrize(
-    "fractions", [(0.5, 0.5), (0.0, 0.5, 0.5), (0.5, 0.4, 0.2), (1.5, -1, 0.5)]
+    "fractions", [(0.5, 0.5), (0.0, 0.5, 0.5), (0.5, 0.4, 0.2), (1.5, -1.0, 0.5)]
 )
 def test_bad_fractions_are_refused(fractions: tuple[float, ...]):
     with pytest.raises(ValueError, match="fractions"):
@@ -223,9 +227,113 @@ def test_few_shot_needs_a_window_left_to_test():
         chronological_few_shot(corpus(), 15)
 
 
-def test_overlap_of_a_million_windows_takes_seconds():
+def test_overlap_of_many_windows_takes_seconds():
     n = 200_000
     rows = [Row("1", None, None, f"r{k % 100}", float(k // 100), k // 100 + 1.0) for k in range(n)]
     began = time.process_time()
     assert not overlapping(rows, range(0, n // 2), range(n // 2, n))
     assert time.process_time() - began < 3
+
+
+def plant(kind: str, rows: list[Row], split: Split) -> tuple[list[Row], Split]:
+    """The same rows or split with one leak of that kind between training and test."""
+    rows = list(rows)
+    i, j = split.train[0], split.test[0]
+    if kind == "window":
+        return rows, replace(split, test=(*split.test, i))
+    if kind in ("subject", "session", "run"):
+        own = {"subject": rows[i].subject, "session": rows[i].session, "run": rows[i].run}
+        rows[j] = replace(rows[j], **own)
+    elif kind == "recording":
+        rows[j] = replace(rows[j], recording=rows[i].recording, start=1e6, stop=1e6 + 2)
+    elif kind == "time":
+        rows[j] = replace(rows[i], start=rows[i].start + 1.99, stop=rows[i].stop + 1.99)
+    elif kind == "stimulus":
+        rows[i], rows[j] = replace(rows[i], stimulus="cat"), replace(rows[j], stimulus="cat")
+    elif kind == "duplicate":
+        rows[j] = replace(rows[j], fingerprint=rows[i].fingerprint)
+    return rows, split
+
+
+@pytest.mark.parametrize(
+    ("kind", "by"),
+    [
+        ("window", "subject"),
+        ("subject", "subject"),
+        ("session", "session"),
+        ("run", "run"),
+        ("recording", "subject"),
+        ("time", "time"),
+        ("stimulus", "subject"),
+        ("duplicate", "run"),
+    ],
+)
+def test_each_planted_leak_is_found_and_refused(kind: str, by: str):
+    rows = [replace(row, session=f"s{row.run}") for row in corpus(6, 3, 20)]
+    split = by_time(rows) if by == "time" else leave_one_out(rows, by)[0]
+    refuse_leakage(rows, split)
+    rows, split = plant(kind, rows, split)
+    leaks = find_leaks(rows, split)
+    assert kind in {leak.kind for leak in leaks}
+    assert {(leak.left, leak.right) for leak in leaks} == {("train", "test")}
+    with pytest.raises(ValueError, match=rf"split {split.name} .*leaks: "):
+        refuse_leakage(rows, split)
+
+
+@pytest.mark.filterwarnings("ignore:.*lack a class")
+def test_a_hundred_random_clean_splits_raise_no_alarm():
+    rng = np.random.default_rng(0)
+    for seed in range(100):
+        rows = corpus(int(rng.integers(4, 10)), int(rng.integers(3, 6)), int(rng.integers(15, 25)))
+        splits = all_splits(rows, seed)
+        split = splits[int(rng.integers(len(splits)))]
+        assert find_leaks(rows, split) == []
+
+
+def test_leaks_into_validation_count_too():
+    rows = corpus(4)
+    split = by_group(rows, "subject", (0.5, 0.25, 0.25))
+    moved = replace(split, validate=(*split.validate, split.test[-1]), test=split.test[:-1])
+    (leak, *_) = find_leaks(rows, moved)
+    assert (leak.kind, leak.left, leak.right, leak.count) == ("subject", "validate", "test", 1)
+
+
+def test_windows_split_at_random_after_overlapping_are_caught():
+    rows = [Row("1", None, "1", "r", k * 1.0, k * 1.0 + 2.0) for k in range(100)]
+    order = np.random.default_rng(0).permutation(100).tolist()
+    split = Split(tuple(order[:80]), (), tuple(order[80:]), name="random", by="time")
+    with pytest.raises(ValueError, match=r"share time.*by_time with a gap"):
+        refuse_leakage(rows, split)
+
+
+def test_a_leak_can_be_accepted_by_name_only():
+    rows = [replace(row, stimulus=str(row.start)) for row in corpus()]
+    split = leave_one_out(rows, "subject")[0]
+    refuse_leakage(rows, split, allow=["stimulus"])
+    with pytest.raises(ValueError, match=r"10 stimuli are on both sides.*allow=\['stimulus'\]"):
+        refuse_leakage(rows, split)
+    with pytest.raises(ValueError, match="expected some of"):
+        refuse_leakage(rows, split, allow=["stimuli"])
+
+
+def test_split_of_another_table_is_refused():
+    split = leave_one_out(corpus(5), "subject")[0]
+    with pytest.raises(ValueError, match="belongs to another table"):
+        find_leaks(corpus(2), split)
+
+
+def test_summary_is_one_line_with_the_numbers():
+    rows = corpus(12, 3, 15)
+    split = leave_one_out(rows, "run")[0]
+    line = "split audit: 12 subjects x 3 runs, train 360 / test 180 windows, 0 leaks"
+    assert audit_summary(rows, split) == line
+    leaky = replace(split, by="subject")
+    assert audit_summary(rows, leaky).endswith("1 leak (subject)")
+
+
+def test_audit_of_many_windows_takes_seconds():
+    rows = corpus(100, 10, 200)
+    split = by_group(rows, "subject")
+    began = time.process_time()
+    assert not find_leaks(rows, split)
+    assert time.process_time() - began < 10

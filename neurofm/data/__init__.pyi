@@ -34,5 +34,6 @@ from .sensors import template_matrix as template_matrix
 from .align import EuclideanAlignment as EuclideanAlignment
 from .align import Standardize as Standardize
 from .audit import Leak as Leak
+from .audit import find_leaks as find_leaks
 from .audit import audit_summary as audit_summary
 from .audit import refuse_leakage as refuse_leakage

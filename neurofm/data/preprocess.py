@@ -12,7 +12,6 @@ Axes: channel = sensor, time = sample.
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +25,6 @@ from scipy.fft import next_fast_len
 from neurofm.cards import build, configured
 from neurofm.shapes import Float
 from neurofm.types import Signal
-from neurofm.units import UNITS, Kind
 
 # float64 values worked on at a time: 64 MB, whatever the length and number of channels.
 _BLOCK = 8_000_000
@@ -72,8 +70,8 @@ class Notch:
         freqs = sorted(freq for freq in wanted if freq * (1 + 1 / 400) + 0.5 < nyquist)
         listed = ", ".join(f"{freq:g}" for freq in freqs)
         if not freqs:
-            return _noted(signal, signal.data, f"notch: no line frequency below {nyquist:g} Hz")
-        _require_finite(signal, "Notch")
+            return noted(signal, signal.data, f"notch: no line frequency below {nyquist:g} Hz")
+        require_finite(signal, "Notch")
         half = np.array(freqs) / 400 + 0.5
         order = _order(signal.sfreq, np.array(freqs) + half, np.array(freqs) - half, transition=0.5)
         _warn_if_short(signal, order, f"Notch at {listed} Hz")
@@ -82,7 +80,7 @@ class Notch:
             return mne.filter.notch_filter(block, signal.sfreq, np.array(freqs), verbose="ERROR")
 
         data = _by_channel(signal.data, apply, signal.data.shape[1])
-        return _noted(signal, data, f"notch {listed} Hz: {_describe(order, signal.sfreq)}")
+        return noted(signal, data, f"notch {listed} Hz: {_describe(order, signal.sfreq)}")
 
 
 @configured
@@ -129,7 +127,7 @@ class Bandpass:
                 f"{high or signal.sfreq / 2:g} Hz at a rate of {signal.sfreq:g} Hz. Use a lower "
                 "edge below that."
             )
-        _require_finite(signal, "Bandpass")
+        require_finite(signal, "Bandpass")
         order = _order(signal.sfreq, self.low, high)
         band = f"{self.low or 0:g}-{'Nyquist' if high is None else f'{high:g}'} Hz"
         _warn_if_short(signal, order, f"Bandpass {band}")
@@ -140,7 +138,7 @@ class Bandpass:
             )
 
         data = _by_channel(signal.data, apply, signal.data.shape[1])
-        return _noted(signal, data, f"bandpass {band}: {_describe(order, signal.sfreq)}")
+        return noted(signal, data, f"bandpass {band}: {_describe(order, signal.sfreq)}")
 
 
 @configured
@@ -171,8 +169,8 @@ class Resample:
     def __call__(self, signal: Signal) -> Signal:
         """The signal at the new rate; it has round(n * sfreq / old rate) samples."""
         if signal.sfreq == self.sfreq:
-            return _noted(signal, signal.data, f"resample: already at {self.sfreq:g} Hz")
-        _require_finite(signal, "Resample")
+            return noted(signal, signal.data, f"resample: already at {self.sfreq:g} Hz")
+        require_finite(signal, "Resample")
         n = signal.data.shape[1]
         ratio = _ratio(signal.sfreq, self.sfreq, n)
         if round(n * ratio) < 1:
@@ -186,120 +184,7 @@ class Resample:
             f"{ratio.numerator}/{ratio.denominator}, cut at "
             f"{min(signal.sfreq, self.sfreq) / 2:g} Hz, edges reflected"
         )
-        return replace(_noted(signal, data, line), sfreq=float(self.sfreq))
-
-
-@configured
-@dataclass(frozen=True)
-class Rereference:
-    """Subtract a reference from the electrodes of each kind; magnetic channels are left alone.
-
-    Args:
-        to: "average" (of all channels of the same kind), or names of reference channels, whose
-            mean is subtracted from the channels of their kind. A single reference becomes zero.
-        kinds: Kinds that have a reference at all.
-    """
-
-    to: str | Sequence[str] = "average"
-    kinds: Sequence[str | Kind] = ("eeg", "seeg", "ecog")
-
-    def __call__(self, signal: Signal) -> Signal:
-        """The re-referenced signal."""
-        _require_finite(signal, "Rereference")
-        names = None if self.to == "average" else _find(signal, self.to, "Rereference")
-        data = signal.data.copy()
-        done = []
-        for kind in _kinds(self.kinds):
-            own = np.flatnonzero(signal.sensors.kind == kind)
-            if names is None:
-                reference = own if len(own) > 1 else own[:0]
-            else:
-                reference = np.array([i for i in names if i in set(own.tolist())], dtype=int)
-            if len(reference):
-                mean = signal.data[reference].mean(axis=0, dtype=np.float64)
-                data[own] = signal.data[own] - mean
-                done.append(f"{len(own)} {kind.name} channels by the mean of {len(reference)}")
-        if not done:
-            raise ValueError(
-                f"{signal.recording.id}: Rereference to {self.to!r} found nothing to do; kinds "
-                f"here: {_present(signal)}, wanted {_names(self.kinds)}. Remove the step."
-            )
-        return _noted(signal, data, f"re-reference to {self.to}: {'; '.join(done)}")
-
-
-@configured
-@dataclass(frozen=True)
-class PickKinds:
-    """Keep the channels of these kinds.
-
-    Args:
-        kinds: Names of `units.Kind`, such as "eeg", "mag", "grad".
-    """
-
-    kinds: Sequence[str | Kind]
-
-    def __call__(self, signal: Signal) -> Signal:
-        """The channels of those kinds, in file order."""
-        picked = signal.pick_kinds(_kinds(self.kinds))
-        if not len(picked.sensors):
-            raise ValueError(
-                f"{signal.recording.id}: no channel of kind {_names(self.kinds)}; it has "
-                f"{_present(signal)}."
-            )
-        line = f"pick {_names(self.kinds)}: {len(picked.sensors)} of {len(signal.sensors)}"
-        return _noted(picked, picked.data, f"{line} channels")
-
-
-@configured
-@dataclass(frozen=True)
-class PickChannels:
-    """Keep the named channels, in the order of the names.
-
-    Args:
-        names: All must exist.
-    """
-
-    names: Sequence[str]
-
-    def __call__(self, signal: Signal) -> Signal:
-        """The named channels."""
-        picked = signal.pick(_find(signal, self.names, "PickChannels"))
-        line = f"pick {len(picked.sensors)} of {len(signal.sensors)} channels by name"
-        return _noted(picked, picked.data, line)
-
-
-@configured
-@dataclass(frozen=True)
-class Clip:
-    """Limit the amplitude.
-
-    Args:
-        limit: Working unit of the channels (microvolts for EEG).
-        kinds: Which channels; None for all, if they share one unit.
-    """
-
-    limit: float
-    kinds: Sequence[str | Kind] | None = None
-
-    def __call__(self, signal: Signal) -> Signal:
-        """The signal between -limit and limit."""
-        if not self.limit > 0:
-            raise ValueError(f"Clip: limit is {self.limit}, expected above 0.")
-        _require_finite(signal, "Clip")
-        kinds = _kinds(self.kinds) if self.kinds is not None else tuple(Kind)
-        chosen = np.isin(signal.sensors.kind, [int(kind) for kind in kinds])
-        units = sorted({UNITS[Kind(int(k))].name for k in signal.sensors.kind[chosen]})
-        if len(units) > 1:
-            raise ValueError(
-                f"{signal.recording.id}: Clip at {self.limit:g} means different things in "
-                f"{' and '.join(units)}. Use one Clip per kind, with `kinds`."
-            )
-        data = signal.data.copy()
-        data[chosen] = np.clip(signal.data[chosen], -self.limit, self.limit)
-        share = float(np.mean(data[chosen] != signal.data[chosen])) if chosen.any() else 0.0
-        unit = f" {units[0]}" if units else ""
-        line = f"clip at {self.limit:g}{unit}: {share:.2%} of samples changed"
-        return _noted(signal, data, line)
+        return replace(noted(signal, data, line), sfreq=float(self.sfreq))
 
 
 def default_steps() -> list[Step]:
@@ -341,7 +226,8 @@ def build_steps(
     return steps
 
 
-def _noted(signal: Signal, data: Float[np.ndarray, "channel time"], line: str) -> Signal:
+def noted(signal: Signal, data: Float[np.ndarray, "channel time"], line: str) -> Signal:
+    """The signal with new data and one more line of history."""
     return replace(signal, data=data, history=(*signal.history, line))
 
 
@@ -425,7 +311,8 @@ def _warn_if_short(signal: Signal, order: int, what: str) -> None:
         )
 
 
-def _require_finite(signal: Signal, step: str) -> None:
+def require_finite(signal: Signal, step: str) -> None:
+    """Refuse NaN and infinity, naming recording, channel and time, and an empty recording."""
     if not signal.data.shape[1]:
         raise ValueError(f"{signal.recording.id}: {step}: the recording has no samples.")
     bad = [row for row in range(len(signal.sensors)) if not np.isfinite(signal.data[row]).all()]
@@ -438,39 +325,3 @@ def _require_finite(signal: Signal, step: str) -> None:
             "Put InterpolateBads before this step, drop the channels with PickChannels, or leave "
             "the recording out."
         )
-
-
-def _kinds(names: Sequence[str | Kind]) -> tuple[Kind, ...]:
-    """Kinds from their names."""
-    found = []
-    for name in names:
-        if not isinstance(name, Kind) and name.upper() not in Kind.__members__:
-            known = ", ".join(kind.name.lower() for kind in Kind if kind >= 0)
-            raise ValueError(f"channel kind {name!r} is not known; expected one of {known}.")
-        found.append(name if isinstance(name, Kind) else Kind[name.upper()])
-    return tuple(found)
-
-
-def _names(kinds: Sequence[str | Kind]) -> str:
-    return ", ".join(kind.name.lower() for kind in _kinds(kinds))
-
-
-def _present(signal: Signal) -> str:
-    values, counts = np.unique(signal.sensors.kind, return_counts=True)
-    return ", ".join(f"{n} {Kind(int(v)).name}" for v, n in zip(values, counts, strict=True))
-
-
-def _find(signal: Signal, names: str | Sequence[str], step: str) -> np.ndarray:
-    """Positions of named channels; the error for unknown ones gives near misses."""
-    wanted = [names] if isinstance(names, str) else list(names)
-    have = {name: i for i, name in enumerate(signal.sensors.names)}
-    unknown = [name for name in wanted if name not in have]
-    if unknown:
-        folded = {name.casefold().strip(" ."): name for name in have}
-        near = difflib.get_close_matches(unknown[0].casefold().strip(" ."), folded, n=3)
-        hint = f" Did you mean {', '.join(folded[name] for name in near)}?" if near else ""
-        raise ValueError(
-            f"{signal.recording.id}: {step}: {len(unknown)} of {len(wanted)} channels are not in "
-            f"the recording, first {unknown[0]!r}.{hint}"
-        )
-    return np.array([have[name] for name in wanted], dtype=int)

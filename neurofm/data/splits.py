@@ -1,9 +1,9 @@
 """Which windows train, which validate, which test: by subject, session, run, recording or time.
 
-A `Row` describes one window (or one whole recording) without its samples, so a split is decided
-before anything is read. Groups stay whole: all windows of a held-out run are on one side.
-Validation groups are always taken out of the training groups, never out of the test. Everything
-is deterministic for a seed. `neurofm.data.audit` checks the result independently.
+Generators work on rows (`neurofm.data.rows`), so a split is decided before anything is read. Groups
+stay whole: all windows of a held-out run are on one side. Validation groups are always taken out of
+the training groups, never out of the test. Everything is deterministic for a seed.
+`neurofm.data.audit` checks the result independently.
 
 Source: protocols of the EEG foundation-model and ERP benchmarks (arXiv 2601.17883, 2601.00573):
 leave one out, k folds of subjects, Monte-Carlo subjects, first trials of each class.
@@ -14,58 +14,11 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-ENTITIES = ("subject", "session", "run", "recording")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One window of one recording, or a whole recording.
-
-    Args:
-        subject: Unique over all corpora in use: put the corpus name in front when mixing.
-        recording: `Recording.id`.
-        start: Seconds from the first sample of the recording.
-        stop: Seconds; the first moment after the window.
-        label: Class, None for unlabelled windows.
-        stimulus: What was shown or played, where the same one may come again.
-        fingerprint: Of the recording's content; equal for two copies of one recording.
-    """
-
-    subject: str
-    session: str | None
-    run: str | None
-    recording: str
-    start: float
-    stop: float
-    label: str | int | None = None
-    stimulus: str | None = None
-    fingerprint: str | None = None
-
-
-@dataclass(frozen=True)
-class Split:
-    """Positions of rows on each side; a row may be on none (dropped between the sides).
-
-    Args:
-        name: Such as "run-12": what is held out.
-        by: What must not be on two sides: one of `ENTITIES`, or "time".
-    """
-
-    train: tuple[int, ...]
-    validate: tuple[int, ...]
-    test: tuple[int, ...]
-    name: str
-    by: str = "subject"
-
-    @property
-    def sides(self) -> dict[str, tuple[int, ...]]:
-        """The three sides by name."""
-        return {"train": self.train, "validate": self.validate, "test": self.test}
+from neurofm.data.rows import ENTITIES, Row, Split, overlapping
 
 
 def leave_one_out(
@@ -264,36 +217,6 @@ def chronological_few_shot(rows: Sequence[Row], per_class: int | float) -> list[
             stacklevel=2,
         )
     return splits
-
-
-def overlapping(rows: Sequence[Row], left: Sequence[int], right: Sequence[int]) -> set[int]:
-    """Positions in `right` whose window shares time with a window of `left` in one recording.
-
-    Windows that only touch do not share time. Sorting, no pairs: a million rows take seconds.
-    """
-    if not len(left) or not len(right):
-        return set()
-    index = np.concatenate([np.asarray(left, dtype=np.int64), np.asarray(right, dtype=np.int64)])
-    is_left = np.arange(len(index)) < len(left)
-    codes: dict[str, int] = {}
-    recording = np.array([codes.setdefault(rows[i].recording, len(codes)) for i in index])
-    # Whole microseconds: exact comparisons, and 2 of them forgive the rounding of k / sfreq.
-    start = np.round(np.array([rows[i].start for i in index], dtype=np.float64) * 1e6)
-    stop = np.round(np.array([rows[i].stop for i in index], dtype=np.float64) * 1e6)
-    begin, end = start.astype(np.int64), np.maximum(stop.astype(np.int64) - 2, start.astype(int))
-    offset = recording.astype(np.int64) * (int(end.max() - begin.min()) + 4)
-    begin, end = begin + offset, end + offset
-    hit = np.zeros(len(index), dtype=bool)
-    lowest, highest = np.iinfo(np.int64).min, np.iinfo(np.int64).max
-    # Left windows that start at or before a right one, in the order of starts; ties: left first.
-    order = np.lexsort((~is_left, begin))
-    reach = np.maximum.accumulate(np.where(is_left[order], end[order], lowest))
-    hit[order] |= reach > begin[order]
-    # Left windows that start after a right one: the nearest start decides.
-    nearest = np.minimum.accumulate(np.where(is_left[order], begin[order], highest)[::-1])[::-1]
-    later = np.append(nearest[1:], highest)
-    hit[order] |= later < end[order]
-    return {int(i) for i in index[hit & ~is_left]} | (set(map(int, left)) & set(map(int, right)))
 
 
 def _groups(rows: Sequence[Row], by: str) -> dict[str, list[int]]:
