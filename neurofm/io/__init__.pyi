@@ -18,3 +18,8 @@ from .manifest import Entry as Entry
 from .store import Store as Store
 from .manifest import seal as seal
 from .store import write_recording as write_recording
+from .checkpoint import Conversion as Conversion
+from .checkpoint import convert_checkpoint as convert_checkpoint
+from .checkpoint import load_model as load_model
+from .checkpoint import read_card as read_card
+from .checkpoint import save_model as save_model

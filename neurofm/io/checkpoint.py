@@ -1,0 +1,311 @@
+"""Models on disk: one safetensors file that says what it holds; published checkpoints into that.
+
+A file written by `save_model` carries, in its header, the `class_path`/`init_args` that rebuild the
+model and the fields of its card (licence, citation, what the model expects, versions). Loading is
+strict: a missing, unknown or misshapen tensor is an error that names it. Nothing that needs more
+than tensors is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pickle
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from neurofm import cards
+
+FORMAT = 1
+_HEADER = "neurofm"
+
+
+def save_model(model: nn.Module, path: str | Path, **fields: Any) -> Path:
+    """Write a model to one safetensors file, all or nothing.
+
+    Args:
+        model: Of a class decorated with `cards.configured`.
+        path: Ends in `.safetensors`.
+        fields: What else the file should say, such as `expects` or `license`; plain data. Fields of
+            the card the model was loaded from are passed on.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"save_model: {path} must end in .safetensors.")
+    card = {
+        **getattr(model, "card", {}),
+        **fields,
+        **cards.spec_of(model),
+        "format": FORMAT,
+        "versions": {name: _version(name) for name in ("neurofm", "torch")},
+    }
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, partial, metadata={"format": "pt", _HEADER: json.dumps(card)})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """What a file written by `save_model` says about itself, without reading its tensors.
+
+    Raises:
+        ValueError: Damaged, or not written by `save_model`.
+    """
+    path = _existing(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = (file.metadata() or {}).get(_HEADER)
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+    if header is None:
+        raise ValueError(
+            f"{path}: holds tensors but no description of a model. If it is a published checkpoint, "
+            f"run `neurofm convert {path.name} --model NAME --out FILE.safetensors`."
+        )
+    card = json.loads(header)
+    if card.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: format {card.get('format')}, this version of neurofm reads {FORMAT}. Update "
+            "neurofm."
+        )
+    return card
+
+
+def load_model(
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    trusted: tuple[str, ...] = ("neurofm",),
+) -> nn.Module:
+    """A model by card, or from a file.
+
+    Args:
+        name: A model card (`neurofm list models`), a `.safetensors` file of `save_model`, or a
+            `.ckpt` file of a training run, from which the backbone is taken.
+        weights: With a card: a file of `save_model` to take the weights from, instead of the card's.
+        trusted: Packages whose classes a file may name.
+
+    Returns:
+        The model in evaluation mode; its `card` attribute holds the fields of the card or file.
+
+    Raises:
+        FileNotFoundError: No such card or file.
+        ValueError: Damaged file, another model's weights, or a class outside `trusted`.
+    """
+    suffix = Path(name).suffix
+    if suffix in (".safetensors", ".ckpt") and weights is not None:
+        raise ValueError(f"load_model: {name} brings its own weights; `weights` is for cards.")
+    if suffix == ".safetensors":
+        return _load_safetensors(Path(name), trusted)
+    if suffix == ".ckpt":
+        return _load_lightning(Path(name), trusted)
+    if suffix in (".pt", ".pth", ".bin"):
+        raise ValueError(
+            f"{name}: load_model reads .safetensors and .ckpt files. Convert a published checkpoint "
+            f"first: `neurofm convert {Path(name).name} --model NAME --out FILE.safetensors`."
+        )
+    card = cards.read("models", str(name))
+    model: nn.Module = cards.build(_spec(card), trusted=trusted)
+    model.card = _about(card)  # type: ignore[assignment]
+    file = weights if weights is not None else card.get("weights")
+    if isinstance(file, dict):
+        _check_sha256(_existing(file["file"]), file.get("sha256"))
+        file = file["file"]
+    if file is not None:
+        _load_state(model, _read_tensors(_existing(file)), where=str(file))
+    return model.eval()
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What became of the tensors of a published checkpoint.
+
+    Args:
+        path: File written.
+        used: Our names of the tensors taken over.
+        unused: Names in the checkpoint that the model computes itself.
+    """
+
+    path: Path
+    used: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def convert_checkpoint(path: str | Path, model: str, out: str | Path) -> Conversion:
+    """Turn a published checkpoint into a file of ours.
+
+    Args:
+        path: A flat state dict, as torch pickle (tensors only) or safetensors.
+        model: Name of the model card it belongs to.
+        out: Ends in `.safetensors`.
+
+    Raises:
+        ValueError: A tensor is missing, unknown or has another shape; the message lists them.
+    """
+    source = _existing(path)
+    card = cards.read("models", model)
+    built: nn.Module = cards.build(_spec(card))
+    rename = getattr(built, "rename_keys", None)
+    if rename is None:
+        raise ValueError(f"Model {model}: {type(built).__name__} knows no published checkpoint.")
+    tensors = _read_tensors(source)
+    renamed = rename(tensors)
+    kept = {id(tensor) for tensor in renamed.values()}
+    unused = tuple(key for key, tensor in tensors.items() if id(tensor) not in kept)
+    _load_state(built, renamed, where=f"{source} as {model}")
+    built.card = _about(card)  # type: ignore[assignment]
+    saved = save_model(built, out, converted_from={"file": source.name, "sha256": sha256(source)})
+    return Conversion(saved, tuple(sorted(renamed)), unused)
+
+
+def sha256(path: str | Path) -> str:
+    """Hexadecimal digest of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _load_safetensors(path: Path, trusted: tuple[str, ...]) -> nn.Module:
+    card = read_card(path)
+    model: nn.Module = cards.build(_spec(card), trusted=trusted)
+    _load_state(model, _read_tensors(path), where=str(path))
+    model.card = _about(card)  # type: ignore[assignment]
+    return model.eval()
+
+
+def _load_lightning(path: Path, trusted: tuple[str, ...]) -> nn.Module:
+    checkpoint = _unpickle(_existing(path))
+    parameters = checkpoint.get("hyper_parameters") or {}
+    spec = parameters.get("model")
+    if not (isinstance(spec, dict) and "class_path" in spec and "state_dict" in checkpoint):
+        raise ValueError(
+            f"{path}: does not say which model it holds (hyper_parameters has no model with a "
+            "class_path). Only checkpoints of neurofm's tasks can be loaded by name; for others "
+            "build the model and load its state dict."
+        )
+    model: nn.Module = cards.build(spec, trusted=trusted)
+    prefix = "model."
+    state = {
+        key.removeprefix(prefix): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith(prefix)
+    }
+    _load_state(model, state, where=str(path))
+    return model.eval()
+
+
+def _spec(card: dict[str, Any]) -> dict[str, Any]:
+    return {"class_path": card["class_path"], "init_args": card["init_args"]}
+
+
+def _about(card: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a card that describe a model wherever it goes."""
+    skip = ("class_path", "init_args", "weights", "format", "versions")
+    return {key: value for key, value in card.items() if key not in skip}
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file.")
+    return path
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{path}: not a complete safetensors file ({error}). {path.stat().st_size} bytes are there; "
+        "copy or download it again."
+    )
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{path}: needs more than tensors and plain data to be read, which could run code "
+            f"({reason}). Save its state dict alone, or as safetensors."
+        ) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a readable torch file ({str(error).splitlines()[0]}). "
+            f"{path.stat().st_size} bytes are there; copy or download it again."
+        ) from error
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path}: holds a {type(loaded).__name__}, expected a dict of tensors.")
+    return loaded
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """A flat dict of tensors from safetensors or a torch pickle."""
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise _damaged(path, error) from error
+    loaded = _unpickle(path)
+    for wrapper in ("state_dict", "module", "model"):
+        if isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
+    others = [key for key, value in loaded.items() if not isinstance(value, Tensor)]
+    if others or not loaded:
+        raise ValueError(
+            f"{path}: expected a flat dict of tensors, found other values under {_some(others)}."
+        )
+    return loaded
+
+
+def _load_state(model: nn.Module, state: dict[str, Tensor], *, where: str) -> None:
+    """Load strictly; the error lists what does not fit before anything is changed."""
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    unknown = [key for key in state if key not in own]
+    misshapen = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
+        for key, value in own.items()
+        if key in state and state[key].shape != value.shape
+    ]
+    if missing or unknown or misshapen:
+        raise ValueError(
+            f"{where}: does not fit {type(model).__name__} ({len(own)} tensors). "
+            f"Missing {len(missing)}: {_some(missing)}. Unknown {len(unknown)}: {_some(unknown)}. "
+            f"Other shape {len(misshapen)}: {_some(misshapen)}. It belongs to another model or size."
+        )
+    model.load_state_dict(state)
+
+
+def _some(names: Iterable[str], most: int = 5) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return (", ".join(listed[:most]) or "none") + more
+
+
+def _check_sha256(path: Path, expected: str | None) -> None:
+    if expected is not None and (found := sha256(path)) != expected:
+        raise ValueError(f"{path}: sha256 is {found}, the model card says {expected}.")
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
