@@ -27,6 +27,7 @@ _KIND_BY_NAME = (
     (re.compile(r"^[VH]?EOG", re.IGNORECASE), Kind.EOG),
     (re.compile(r"^(ECG|EKG)", re.IGNORECASE), Kind.ECG),
     (re.compile(r"^EMG", re.IGNORECASE), Kind.EMG),
+    (re.compile(r"^DC\d+$"), Kind.OTHER),  # auxiliary input of a clinical amplifier
 )
 
 
@@ -89,7 +90,7 @@ def positions_of(names: Sequence[str], montage: str) -> Float[np.ndarray, "chann
 
 
 def kind_from_name(name: str) -> Kind | None:
-    """EOG, ECG or EMG if the name says so. EDF and its kin do not declare what a channel is."""
+    """EOG, ECG, EMG or OTHER if the name says so. EDF and its kin do not declare what a channel is."""
     bare = _PREFIX.sub("", name.strip())
     for pattern, kind in _KIND_BY_NAME:
         if pattern.match(bare):

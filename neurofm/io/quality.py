@@ -20,6 +20,7 @@ from neurofm.units import BRAIN_KINDS, UNITS, Kind
 SEVERITIES = ("info", "warning", "error")
 # A channel counts as flat below this share of the smallest plausible amplitude of its kind.
 _FLAT_SHARE = 1e-3
+_STRONG_LINE = 100.0  # times the power of its surround
 
 
 @dataclass(frozen=True)
@@ -147,3 +148,78 @@ def position_problem(signal: Signal) -> Problem | None:
         "reader, or leave them out with `exclude`.",
         "no_position",
     )
+
+
+def clipped_channels(signal: Signal, *, run: int = 5, share: float = 1e-3) -> list[int]:
+    """Channels that stay at their largest or smallest value.
+
+    Args:
+        signal: The recording.
+        run: Equal samples in a row at the extreme that count as clipping.
+        share: Least share of all samples in such runs.
+    """
+    found = []
+    for i in set(range(len(signal.sensors))) - set(flat_channels(signal)):
+        values = signal.data[i]
+        values = values[np.isfinite(values)]
+        if len(values) < run:
+            continue
+        total = 0
+        for extreme in (values.max(), values.min()):
+            edges = np.flatnonzero(np.diff(np.r_[0, (values == extreme).astype(np.int8), 0]))
+            lengths = edges[1::2] - edges[::2]
+            total += int(lengths[lengths >= run].sum())
+        if total >= max(2 * run, share * len(values)):
+            found.append(i)
+    return sorted(found)
+
+
+def line_noise(signal: Signal, freq: float) -> float:
+    """Power at the mains frequency relative to its surround, median over channels.
+
+    1 = no line noise; NaN if the recording is too short or its rate too low to tell.
+    """
+    import scipy.signal
+
+    n = int(4 * signal.sfreq)
+    if signal.sfreq < 2 * (freq + 2) or signal.data.shape[1] < n:
+        return float("nan")
+    # A minute from the middle is enough for a median over channels.
+    start = max(signal.data.shape[1] // 2 - int(30 * signal.sfreq), 0)
+    piece = signal.data[:, start : start + int(60 * signal.sfreq)]
+    piece = piece[np.isfinite(piece).all(axis=1)]
+    if not len(piece):
+        return float("nan")
+    f, power = scipy.signal.welch(piece, signal.sfreq, nperseg=n)
+    near = np.abs(f - freq)
+    surround = np.median(power[:, (near > 1) & (near < 4)], axis=1)
+    peak = power[:, near < 0.6].max(axis=1)
+    return float(np.median(peak[surround > 0] / surround[surround > 0])) if surround.any() else 1.0
+
+
+def recording_problems(signal: Signal, line_freq: float | None) -> list[Problem]:
+    """What takes a closer look than loading does: clipped channels, strong line noise."""
+    problems = []
+    clipped = clipped_channels(signal)
+    if clipped:
+        problems.append(
+            Problem(
+                "warning",
+                f"{len(clipped)} of {len(signal.sensors)} channels are clipped: "
+                f"{listed([signal.sensors.names[i] for i in clipped])}.",
+                "The amplifier's range was exceeded: leave those parts or channels out.",
+                "clipped_channels",
+            )
+        )
+    for freq in [line_freq] if line_freq else [50.0, 60.0]:
+        ratio = line_noise(signal, freq)
+        if ratio > _STRONG_LINE:
+            problems.append(
+                Problem(
+                    "info",
+                    f"Strong line noise at {freq:g} Hz.",
+                    "`neurofm prepare` takes it out with a notch filter at the card's `line_freq`.",
+                    f"line_noise_{freq:g}",
+                )
+            )
+    return problems
