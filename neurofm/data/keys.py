@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from neurofm.cards import spec_of
 from neurofm.io.blocks import DTYPES
@@ -26,6 +26,7 @@ _WORDS = ("description", "license", "citation", "url", "access", "fetch", "folde
 _BIDS = re.compile(r"_(eeg|meg|ieeg|bold)$")
 
 
+@runtime_checkable
 class CorpusLike(Protocol):
     """What is needed of a `neurofm.io.Corpus`."""
 

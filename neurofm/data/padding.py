@@ -98,7 +98,7 @@ def collate(batches: Sequence[Batch]) -> Batch:
             )
     n_channels = max(batch.x.shape[1] for batch in batches)
 
-    def stack(name: str, padding: float = 0) -> Tensor:
+    def stack(name: str, padding: int = 0) -> Tensor:
         parts = []
         for batch in batches:
             value = getattr(batch, name)

@@ -17,7 +17,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -123,13 +123,20 @@ def prepare(
                     continue
                 done.append(prepared)
                 advance(prepared)
-    finally:
-        # Also after an interruption: what is complete becomes readable.
-        if done:
-            seal(store, keys=[item.key for item in done], about=about)
+    except BaseException:
+        # What is complete becomes readable, unless the disk is too full for that as well.
+        with suppress(OSError):
+            _seal(store, done, about)
+        raise
+    _seal(store, done, about)
     _note_problems(store, problems, {recording.id for recording in recordings})
     _report(corpus.name, done, problems, len(recordings), store)
     return store
+
+
+def _seal(store: Path, done: list[Prepared], about: dict[str, Any]) -> None:
+    if done:
+        seal(store, keys=[item.key for item in done], about=about)
 
 
 def prepare_recording(

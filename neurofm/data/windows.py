@@ -103,7 +103,7 @@ class Windows(Dataset[Batch]):
                 short += 1
                 continue
             if self.labels is None:
-                step = self.stride_s * entry.sfreq
+                step = max(1.0, self.stride_s * entry.sfreq)
                 count = int((entry.n_times - n) / step + 1e-9) + 1
                 start = np.rint(np.arange(count) * step).astype(np.int64)
                 start = start[start + n <= entry.n_times]

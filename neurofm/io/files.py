@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 from crc32c import crc32c
 
@@ -84,9 +84,11 @@ def read_document(path: Path) -> dict[str, Any]:
             f"{path}: damaged, its checksum does not match. Delete it and rerun `neurofm prepare`."
         )
     document: dict[str, Any] = json.loads(raw)
+    del document["crc32c"]
     return document
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where the bytes of a store are. The local disk is one; anything with ranged reads will do."""
 

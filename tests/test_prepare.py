@@ -1,0 +1,469 @@
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import os
+import signal as signals
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from neurofm.cli import prepare as command
+from neurofm.data import prepare, source_files, store_folder
+from neurofm.io import Store, seal
+from neurofm.io import blocks as store_blocks
+from neurofm.io.blocks import Layout
+from neurofm.types import Event, Recording, Sensors, Signal
+from neurofm.units import Kind
+
+
+@dataclass(frozen=True)
+class Gain:
+    factor: float
+
+    def __call__(self, signal: Signal) -> Signal:
+        history = (*signal.history, f"gain {self.factor}")
+        return replace(signal, data=signal.data * np.float32(self.factor), history=history)
+
+
+Gain.__module__ = "toy"  # the same name in every process, whoever imports this file
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Recordings as arrays in files; counts what is loaded."""
+
+    root: Path
+    card: dict[str, Any] = field(default_factory=lambda: {"reader": {"class_path": "toy.Reader"}})
+    loaded: list[str] = field(default_factory=list)
+    name: str = "toy"
+
+    def recordings(
+        self,
+        *,
+        subjects: Sequence[str | int] | None = None,
+        runs: Sequence[str | int] | None = None,
+    ) -> list[Recording]:
+        return [
+            Recording("toy", path.stem, path=path)
+            for path in sorted(self.root.glob("*.npy"))
+            if subjects is None or path.stem in subjects
+        ]
+
+    def load(self, recording: Recording) -> Signal:
+        self.loaded.append(recording.subject)
+        assert recording.path is not None
+        data = np.load(recording.path)
+        names = tuple(f"E{i}" for i in range(len(data)))
+        sensors = Sensors.of_kind(names, Kind.EEG)
+        return Signal(data, 100.0, sensors, (Event(0.5, 0.1, "a"),), recording)
+
+
+def write_source(root: Path, subject: str, seed: int = 0) -> None:
+    root.mkdir(exist_ok=True)
+    data = np.random.default_rng([int(subject), seed]).normal(0, 20, (4, 10_000))
+    np.save(root / f"{subject}.npy", data.astype(np.float32))
+
+
+@pytest.fixture
+def toy(tmp_path):
+    for subject in ("1", "2", "3"):
+        write_source(tmp_path / "raw", subject)
+    return Toy(tmp_path / "raw")
+
+
+def run(corpus: Toy, root: Path, factor: float = 2.0, **options: Any) -> Path:
+    return prepare(corpus, [Gain(factor)], root, progress=False, **options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def subjects_in(folder: Path) -> list[str]:
+    return [entry.recording.subject for entry in Store(folder).entries]
+
+
+def test_every_recording_is_loaded_processed_and_stored(toy, tmp_path):
+    store = Store(run(toy, tmp_path / "store"))
+    for i, entry in enumerate(store.entries):
+        source = np.load(toy.root / f"{entry.recording.subject}.npy")
+        error = np.abs(store.read(i, 0, 10_000) - 2 * source).max(axis=1)
+        assert (error <= entry.max_error).all()
+        assert entry.history == ("gain 2.0",)
+        assert entry.provenance["source"] == f"{entry.recording.subject}.npy"
+    assert subjects_in(store.path) == ["1", "2", "3"]
+    assert store.about["steps"][0]["init_args"] == {"factor": 2.0}
+
+
+def test_a_second_run_does_nothing(toy, tmp_path):
+    folder = run(toy, tmp_path / "store")
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    toy.loaded.clear()
+    assert run(toy, tmp_path / "store") == folder
+    assert toy.loaded == []
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_the_manifest_names_no_folder_of_this_machine(toy, tmp_path):
+    folder = run(toy, tmp_path / "store")
+    assert str(tmp_path) not in (folder / "manifest.json").read_text()
+
+
+def test_a_rewritten_source_rebuilds_that_recording_only(toy, tmp_path):
+    folder = run(toy, tmp_path / "store")
+    path = toy.root / "2.npy"
+    stat = path.stat()
+    write_source(toy.root, "2", seed=1)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same size, same time
+    assert path.stat().st_size == stat.st_size
+    toy.loaded.clear()
+    run(toy, tmp_path / "store")
+    assert toy.loaded == ["2"]
+    assert subjects_in(folder) == ["1", "2", "3"]
+    expected = 2 * np.load(path)
+    assert np.abs(Store(folder).read(1, 0, 10_000) - expected).max() < 0.01
+
+
+def test_a_source_that_returns_to_its_old_contents_needs_no_work(toy, tmp_path):
+    folder = run(toy, tmp_path / "store")
+    first = [entry.key for entry in Store(folder).entries]
+    write_source(toy.root, "2", seed=1)
+    run(toy, tmp_path / "store")
+    write_source(toy.root, "2", seed=0)
+    toy.loaded.clear()
+    run(toy, tmp_path / "store")
+    assert toy.loaded == []
+    run(toy, tmp_path / "store", subjects=["1"])
+    assert [entry.key for entry in Store(folder).entries] == first
+
+
+def test_changed_parameters_and_types_make_other_stores(toy, tmp_path):
+    folders = {
+        run(toy, tmp_path / "store"),
+        run(toy, tmp_path / "store", 3.0),
+        run(toy, tmp_path / "store", dtype="float32"),
+    }
+    assert len(folders) == 3
+    assert len(toy.loaded) == 9
+    assert store_folder("toy", [Gain(3.0)], tmp_path / "store") in folders
+
+
+def test_changed_event_rules_rebuild_but_a_reworded_description_does_not(toy, tmp_path):
+    folder = run(toy, tmp_path / "store")
+    reworded = replace(toy, card={**toy.card, "description": "Better words."})
+    run(reworded, tmp_path / "store")
+    assert len(toy.loaded) == 3
+    ruled = replace(toy, card={**toy.card, "events": [{"a": "b"}]})
+    assert run(ruled, tmp_path / "store") == folder
+    assert len(toy.loaded) == 6
+    assert subjects_in(folder) == ["1", "2", "3"]
+
+
+def test_preparing_more_later_adds_to_the_manifest(toy, tmp_path):
+    folder = run(toy, tmp_path / "store", subjects=["3"])
+    assert subjects_in(folder) == ["3"]
+    run(toy, tmp_path / "store", subjects=["1"])
+    assert subjects_in(folder) == ["1", "3"]
+    assert toy.loaded == ["3", "1"]
+
+
+@pytest.mark.parametrize("what", ["flip", "truncate", "remove", "remove document"])
+def test_a_damaged_recording_is_remade_by_the_same_command(toy, tmp_path, what):
+    folder = run(toy, tmp_path / "store")
+    expected = contents(folder)
+    path = sorted((folder / "recordings").glob("*.bin"))[1]
+    if what == "flip":
+        raw = bytearray(path.read_bytes())
+        raw[1000] ^= 1
+        path.write_bytes(raw)
+    elif what == "truncate":
+        os.truncate(path, 4000)
+    elif what == "remove":
+        path.unlink()
+    else:
+        path.with_suffix(".json").unlink()
+    toy.loaded.clear()
+    run(toy, tmp_path / "store")
+    assert toy.loaded == ["2"]
+    assert contents(folder) == expected
+
+
+def test_one_bad_recording_is_reported_and_the_others_go_on(toy, tmp_path, caplog):
+    (toy.root / "2.npy").write_bytes(b"this is no array")
+    with caplog.at_level(logging.WARNING):
+        folder = run(toy, tmp_path / "store")
+    assert subjects_in(folder) == ["1", "3"]
+    problems = json.loads((folder / "problems.json").read_text())["problems"]
+    assert list(problems) == ["toy_sub-2"]
+    assert "ValueError" in problems["toy_sub-2"]
+    assert "1 of 3 recordings could not be prepared: toy_sub-2" in caplog.text
+
+
+def test_a_repaired_recording_leaves_the_list_of_problems(toy, tmp_path):
+    (toy.root / "2.npy").write_bytes(b"")
+    (toy.root / "3.npy").write_bytes(b"")
+    folder = run(toy, tmp_path / "store")
+    write_source(toy.root, "3")
+    run(toy, tmp_path / "store", subjects=["3"])
+    assert list(json.loads((folder / "problems.json").read_text())["problems"]) == ["toy_sub-2"]
+    write_source(toy.root, "2")
+    run(toy, tmp_path / "store")
+    assert not (folder / "problems.json").exists()
+
+
+def test_strict_stops_at_the_first_bad_recording(toy, tmp_path):
+    (toy.root / "2.npy").write_bytes(b"")
+    with pytest.raises(EOFError):
+        run(toy, tmp_path / "store", strict=True)
+    assert subjects_in(store_folder("toy", [Gain(2.0)], tmp_path / "store")) == ["1"]
+
+
+def test_nothing_prepared_is_an_error_with_the_reason(toy, tmp_path):
+    with pytest.raises(ValueError, match=r"none of 3 recordings.*NaN or infinite"):
+        run(toy, tmp_path / "store", float("nan"))
+
+
+def test_no_recordings_is_an_error(toy, tmp_path):
+    with pytest.raises(ValueError, match="no recordings for subjects"):
+        run(toy, tmp_path / "store", subjects=["9"])
+
+
+def test_an_unknown_type_is_an_error_before_anything_is_read(toy, tmp_path):
+    with pytest.raises(ValueError, match="int8"):
+        run(toy, tmp_path / "store", dtype="int8")
+    assert toy.loaded == []
+
+
+def test_a_step_that_cannot_be_written_down_is_refused(toy, tmp_path):
+    with pytest.raises(TypeError, match="frozen dataclass"):
+        prepare(toy, [lambda signal: signal], tmp_path / "store", progress=False)
+
+
+def test_a_source_that_changes_while_it_is_read_is_not_stored(toy, tmp_path):
+    class Changing(Toy):
+        def load(self, recording: Recording) -> Signal:
+            found = super().load(recording)
+            write_source(self.root, recording.subject, seed=5)
+            os.utime(self.root / f"{recording.subject}.npy", ns=(1, 1))
+            return found
+
+    with pytest.raises(ValueError, match="changed while it was read"):
+        run(Changing(toy.root), tmp_path / "store", strict=True)
+
+
+def test_large_offsets_are_reported_for_int16(toy, tmp_path):
+    np.save(toy.root / "1.npy", np.load(toy.root / "1.npy") + np.float32(1e7))
+    with pytest.warns(UserWarning, match="in 1 of 3 recordings, 4 channels"):
+        run(toy, tmp_path / "store")
+
+
+class FullDisk:
+    """A disk on which only so many more bytes find room."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def __call__(self, path: Path, mode: str = "r", **options: Any) -> Any:
+        file = open(path, mode, **options)  # noqa: SIM115
+        if "w" in mode:
+            write = file.write
+
+            def limited(data: bytes) -> int:
+                self.room -= len(data)
+                if self.room < 0:
+                    write(bytes(data)[: len(data) // 2])
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return write(data)
+
+            return _Written(file, limited)
+        return file
+
+
+class _Written:
+    def __init__(self, file: Any, write: Any) -> None:
+        self._file, self.write = file, write
+
+    def __enter__(self) -> _Written:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def test_a_full_disk_loses_nothing_and_the_next_run_continues(toy, tmp_path, monkeypatch):
+    whole = run(toy, tmp_path / "whole")
+    # Room for the first recording and half of the second.
+    disk = FullDisk(120_000)
+    with monkeypatch.context() as patch:
+        patch.setattr("neurofm.io.files.open", disk, raising=False)
+        patch.setattr(sys.modules["neurofm.data.prepare"], "seal", _with_room(disk))
+        with pytest.raises(OSError, match="after 1 of 3 recordings") as caught:
+            run(toy, tmp_path / "store")
+    assert caught.value.errno == errno.ENOSPC
+    folder = store_folder("toy", [Gain(2.0)], tmp_path / "store")
+    assert subjects_in(folder) == ["1"]
+    assert len(contents(folder)) == 3  # one recording, its document, the manifest: no partial file
+    np.testing.assert_array_equal(Store(folder).read(0, 0, 10_000), Store(whole).read(0, 0, 10_000))
+    toy.loaded.clear()
+    run(toy, tmp_path / "store")
+    assert toy.loaded == ["2", "3"]
+    assert contents(folder) == contents(whole)
+
+
+def _with_room(disk: FullDisk) -> Any:
+    """The partial file is gone by now, so that there is room for a manifest."""
+
+    def sealed(*args: Any, **kwargs: Any) -> Any:
+        disk.room = 10**9
+        return seal(*args, **kwargs)
+
+    return sealed
+
+
+def prepare_and_hang(root: str, store: str) -> None:
+    """Stop for ever in the middle of the second recording's file."""
+    encode = Layout.encode
+    calls = []
+
+    def hanging(self: Layout, data: np.ndarray, scale: np.ndarray | None) -> Any:
+        calls.append(1)
+        for piece in encode(self, data, scale):
+            yield piece
+            if len(calls) == 2:
+                print("hanging", flush=True)
+                time.sleep(600)
+
+    store_blocks.Layout.encode = hanging  # type: ignore[method-assign]
+    run(Toy(Path(root)), Path(store))
+
+
+def test_a_killed_run_leaves_nothing_that_loads_and_the_next_completes_it(toy, tmp_path):
+    whole = run(toy, tmp_path / "whole")
+    script = (
+        "import runpy, sys; hang = runpy.run_path(sys.argv[1])['prepare_and_hang']; "
+        "hang(*sys.argv[2:])"
+    )
+    arguments = [sys.executable, "-c", script, __file__, str(toy.root), str(tmp_path / "store")]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "hanging\n"
+    process.send_signal(signals.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    folder = store_folder("toy", [Gain(2.0)], tmp_path / "store")
+    assert len(list((folder / "recordings").glob("*.partial"))) == 1
+    with pytest.raises(FileNotFoundError, match="neurofm prepare"):
+        Store(folder)
+    toy.loaded.clear()
+    run(toy, tmp_path / "store")
+    assert toy.loaded == ["2", "3"]
+    assert contents(folder) == contents(whole)
+
+
+def test_sidecars_and_parts_belong_to_the_recording(tmp_path):
+    for name in (
+        "sub-01_task-rest_run-1_eeg.vhdr",
+        "sub-01_task-rest_run-1_eeg.eeg",
+        "sub-01_task-rest_run-1_events.tsv",
+        "sub-01_electrodes.tsv",
+        "sub-01_task-rest_run-10_eeg.vhdr",
+        "sub-02_task-rest_run-1_eeg.vhdr",
+        "README",
+    ):
+        (tmp_path / name).write_text(name)
+    path = tmp_path / "sub-01_task-rest_run-1_eeg.vhdr"
+    names = [file.name for file in source_files(Recording("toy", "01", path=path))]
+    assert names == [
+        "sub-01_electrodes.tsv",
+        "sub-01_task-rest_run-1_eeg.eeg",
+        "sub-01_task-rest_run-1_eeg.vhdr",
+        "sub-01_task-rest_run-1_events.tsv",
+    ]
+
+
+def test_a_folder_is_a_recording_with_all_its_files(tmp_path):
+    folder = tmp_path / "run.ds"
+    (folder / "inner").mkdir(parents=True)
+    for name in ("run.meg4", "inner/marks"):
+        (folder / name).write_text(name)
+    assert len(source_files(Recording("toy", "01", path=folder))) == 2
+
+
+@pytest.fixture
+def command_line():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return lambda *words: command.run(parser.parse_args([str(word) for word in words]))
+
+
+def test_the_command_prepares_a_simulated_data_set(tmp_path, command_line, capsys):
+    arguments = ("simulated_motor_imagery", "--subjects", 1, "--store", tmp_path, "--quiet")
+    assert command_line(*arguments) == 0
+    assert "recordings" in capsys.readouterr().out
+    (folder,) = tmp_path.iterdir()
+    assert {entry.recording.subject for entry in Store(folder).entries} != set()
+    assert Store(folder).entries[0].sfreq == 256.0
+
+
+def test_the_command_takes_data_and_steps_from_a_recipe(tmp_path, command_line):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "data:\n"
+        "  class_path: neurofm.data.BrainData\n"
+        "  init_args:\n"
+        "    datasets: [simulated_motor_imagery]\n"
+        "    subjects: ['1']\n"
+        "    dtype: float32\n"
+        "    preprocess:\n"
+        "      - {class_path: neurofm.data.Resample, init_args: {sfreq: 64.0}}\n"
+    )
+    assert command_line("--config", recipe, "--store", tmp_path / "store", "--quiet") == 0
+    (folder,) = (tmp_path / "store").iterdir()
+    entry = Store(folder).entries[0]
+    assert (entry.sfreq, entry.dtype) == (64.0, "float32")
+
+
+def test_the_command_needs_a_data_set(tmp_path, command_line):
+    with pytest.raises(ValueError, match="name a dataset"):
+        command_line("--store", tmp_path)
+    (tmp_path / "empty.yaml").write_text("data: {}\n")
+    with pytest.raises(ValueError, match="does not say what to prepare"):
+        command_line("--config", tmp_path / "empty.yaml")
+
+
+def test_preparing_loads_no_deep_learning_library():
+    code = "import sys, neurofm.cli.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.corpus
+def test_real_recordings_are_prepared_once(tmp_path, command_line, capsys):
+    if not os.environ.get("NEUROFM_DATA"):
+        pytest.skip("NEUROFM_DATA is not set: no real recordings")
+    arguments = ("eegmmidb", "--subjects", 1, "--runs", 4, "--store", tmp_path, "--quiet")
+    assert command_line(*arguments) == 0
+    start = time.monotonic()
+    assert command_line(*arguments) == 0
+    assert time.monotonic() - start < 1.0
+    (folder,) = tmp_path.iterdir()
+    (entry,) = Store(folder).entries
+    assert (entry.n_channels, entry.sfreq) == (64, 256.0)
+    assert {"left_hand", "right_hand"} <= {event.label for event in entry.events}
+    assert capsys.readouterr().out.count("1 recordings") == 2
