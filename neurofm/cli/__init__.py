@@ -174,7 +174,7 @@ def _run(words: list[str]) -> int:
     module.add_arguments(parser)
     args = parser.parse_args(rest)
     previous = warnings.formatwarning
-    warnings.formatwarning = _one_line  # type: ignore[assignment]
+    warnings.formatwarning = _one_line
     try:
         return int(module.run(args))
     finally:

@@ -90,7 +90,7 @@ def positions_of(names: Sequence[str], montage: str) -> Float[np.ndarray, "chann
 
 
 def kind_from_name(name: str) -> Kind | None:
-    """EOG, ECG, EMG or OTHER if the name says so. EDF and its kin do not declare what a channel is."""
+    """Kind of an EOG, ECG, EMG or auxiliary channel by its name; EDF and its kin declare none."""
     bare = _PREFIX.sub("", name.strip())
     for pattern, kind in _KIND_BY_NAME:
         if pattern.match(bare):

@@ -4,8 +4,8 @@ Readers are lenient: a truncated EDF is padded, a web page saved as data gives a
 Here the first bytes, the sizes the header declares and the chain of FIF tags are compared with the
 file.
 
-Source: EDF and EDF+ (Kemp et al. 1992, 2003), BDF (BioSemi), the FIF tag layout as MNE documents
-    it.
+Source: EDF and EDF+ (Kemp et al. 1992, 2003), BDF (BioSemi), GDF (Schlögl 2006), the
+FIF tag layout as MNE documents it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ MAGIC: dict[str, tuple[tuple[bytes, ...], str]] = {
     ".fif.gz": ((b"\x1f\x8b",), "gzip-compressed FIF"),
 }
 _BLOCK_START, _BLOCK_END = 104, 105
+_GDF_BYTES = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 8, 8: 8, 16: 4, 17: 8}  # by sample type
 
 
 def suffix_of(path: Path) -> str:
@@ -69,6 +70,8 @@ def check_file(path: Path) -> None:
             )
     if suffix in {".edf", ".bdf"}:
         _check_edf(path, size)
+    elif suffix == ".gdf":
+        _check_gdf(path, size)
     elif suffix == ".fif":
         _check_fif(path, size)
     elif suffix == ".fif.gz":
@@ -194,6 +197,28 @@ def _compare_size(path: Path, stored: int, records: int, record_bytes: int) -> N
             f"{stored} bytes found ({stored / record_bytes:.1f} records). The header was changed "
             "or "
             "files were joined: fetch it again or correct the header."
+        )
+
+
+def _check_gdf(path: Path, size: int) -> None:
+    """GDF 1 and 2 differ in the width of three fields; an event table may follow the data."""
+    with path.open("rb") as file:
+        header = file.read(256)
+        old = header[4:8].strip() < b"1.9"
+        if len(header) == 256:
+            records = struct.unpack_from("<q", header, 236)[0]
+            signals = struct.unpack_from("<I" if old else "<H", header, 252)[0]
+            start = struct.unpack_from("<q" if old else "<H", header, 184)[0] * (1 if old else 256)
+            table = file.read(256 * signals)
+    if len(header) < 256 or len(table) < 256 * signals:
+        raise ValueError(f"{path}: truncated inside the header: {size} bytes. Fetch it again.")
+    counts = struct.unpack_from(f"<{signals}i", table, 216 * signals)
+    types = struct.unpack_from(f"<{signals}i", table, 220 * signals)
+    record = sum(n * _GDF_BYTES.get(kind, 0) for n, kind in zip(counts, types, strict=True))
+    if records >= 0 and size - start < records * record:
+        raise ValueError(
+            f"{path}: truncated: the header declares {records} data records ({records * record} "
+            f"bytes of data), the file holds {size - start} bytes. Fetch it again."
         )
 
 

@@ -39,11 +39,15 @@ _KIND_OF_TYPE = {
     "emg": Kind.EMG,
     "ecg": Kind.ECG,
 }
-_TYPE_OF_KIND = {kind: name for name, kind in _KIND_OF_TYPE.items() if name != "dbs"}
+_TYPE_OF_KIND = {
+    **{kind: name for name, kind in _KIND_OF_TYPE.items() if name != "dbs"},
+    Kind.AXIAL: "mag",
+}
 # MNE types an axial gradiometer "mag", because its unit is tesla; the coil tells them apart.
 _COIL_OF_KIND = {Kind.MAG: 3022, Kind.GRAD: 3012, Kind.AXIAL: 5001, Kind.MEG_REF: 5002}
 _TRIGGERS = ("STI101", "STI 014", "Status", "STATUS", "Trigger", "UPPT001", "STI 001")
 _BLOCK_VALUES = 2**22  # float64 values converted at a time, so that memory stays near the result's
+_HELMET_CENTRE = np.array([0.0, 0.0, 0.04])  # metres, head frame: about where helmets have theirs
 _DEVICE_FRAME = 1  # FIFFV_COORD_DEVICE
 
 
@@ -269,7 +273,7 @@ def signal_to_raw(signal: Signal) -> mne.io.RawArray:
     """An MNE Raw in SI units, with head-frame positions and the events as annotations.
 
     Kinds MNE does not know (BOLD, UNIT, OTHER) become "misc". The device frame of MEG sensors is
-    set to the head frame.
+    the head frame shifted upwards, as a helmet's would be; it is absent if the frame is not head.
     """
     import mne
 
@@ -277,12 +281,18 @@ def signal_to_raw(signal: Signal) -> mne.io.RawArray:
     types = [_TYPE_OF_KIND.get(kind, "misc") for kind in kinds]
     info = mne.create_info(list(signal.sensors.names), signal.sfreq, types)
     with info._unlock():
-        info["dev_head_t"] = mne.Transform("meg", "head", np.eye(4))
+        shift = np.zeros(3)
+        if signal.sensors.frame == "head":
+            shift = _HELMET_CENTRE
+            transform = np.eye(4)
+            transform[:3, 3] = shift
+            info["dev_head_t"] = mne.Transform("meg", "head", transform)
         for channel, kind, position, direction in zip(
             info["chs"], kinds, signal.sensors.position, signal.sensors.orientation, strict=True
         ):
             channel["loc"][:3] = position
             if kind in MEG_KINDS:
+                channel["loc"][:3] = position - shift
                 channel["coil_type"] = _COIL_OF_KIND[kind]
                 channel["loc"][3:12] = _coil_axes(position, direction, kind).ravel()
     factor = np.array([UNITS[kind].per_si for kind in kinds])

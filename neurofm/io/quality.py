@@ -159,7 +159,10 @@ def clipped_channels(signal: Signal, *, run: int = 5, share: float = 1e-3) -> li
         share: Least share of all samples in such runs.
     """
     found = []
-    for i in set(range(len(signal.sensors))) - set(flat_channels(signal)):
+    flat = flat_channels(signal)
+    for i in range(len(signal.sensors)):
+        if i in flat or signal.sensors.kind[i] not in BRAIN_KINDS:
+            continue
         values = signal.data[i]
         values = values[np.isfinite(values)]
         if len(values) < run:
@@ -171,7 +174,7 @@ def clipped_channels(signal: Signal, *, run: int = 5, share: float = 1e-3) -> li
             total += int(lengths[lengths >= run].sum())
         if total >= max(2 * run, share * len(values)):
             found.append(i)
-    return sorted(found)
+    return found
 
 
 def line_noise(signal: Signal, freq: float) -> float:
