@@ -1,0 +1,1 @@
+"""Speed and memory beside peers and the limit of the machine: `python -m tests.benchmarks`."""
