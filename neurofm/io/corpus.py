@@ -92,11 +92,11 @@ class Corpus:
         events = label_events(signal, self.card.get("events") or [], where=self.name)
         signal = replace(signal, events=events)
         where = str(recording.path or recording.id)
+        check_amplitude(signal.data, signal.sensors.kind, sfreq=signal.sfreq, where=where)
         problems = [*channel_problems(signal), position_problem(signal), _late_events(signal)]
         for problem in problems:
             if problem is not None:
                 report(problem, where)
-        check_amplitude(signal.data, signal.sensors.kind, sfreq=signal.sfreq, where=where)
         return signal
 
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from neurofm.io.integrity import check_file, suffix_of
 from neurofm.io.meeg import signal_from_raw
@@ -64,7 +65,7 @@ def read_raw_signal(
         ValueError: Empty, truncated, not what its suffix says, or unreadable.
     """
     check_file(path)
-    with _MneWarnings(path):
+    with _mne_warnings(path):
         try:
             raw = _open(path)
             return signal_from_raw(
@@ -131,28 +132,20 @@ def _check_companion(path: Path, raw: mne.io.BaseRaw) -> None:
             )
 
 
-class _MneWarnings(warnings.catch_warnings):
+@contextmanager
+def _mne_warnings(where: Path) -> Iterator[None]:
     """Turn MNE's warnings into problems where they concern the data, into log lines elsewhere."""
-
-    def __init__(self, where: Path) -> None:
-        super().__init__(record=True)
-        self._where = where
-
-    def __enter__(self) -> list[warnings.WarningMessage]:
-        self._caught = super().__enter__() or []
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        return self._caught
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        for item in self._caught:
-            text = " ".join(str(item.message).split())
-            if item.category is not RuntimeWarning:
-                warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
-            elif (problem := _problem_of_warning(text)) is not None:
-                report(problem, str(self._where))
-            else:
-                logger.info("%s: %s", self._where, text)
+        yield
+    for item in caught:
+        text = " ".join(str(item.message).split())
+        if item.category is not RuntimeWarning:
+            warnings.warn_explicit(item.message, item.category, item.filename, item.lineno)
+        elif (problem := _problem_of_warning(text)) is not None:
+            report(problem, str(where))
+        else:
+            logger.info("%s: %s", where, text)
 
 
 def _problem_of_warning(text: str) -> Problem | None:
