@@ -1,0 +1,212 @@
+"""A training run's folder as a report: curves, final metrics, results, configuration.
+
+Reads what Lightning's CSV logger and command line leave behind (`metrics.csv`, `config.yaml`) and a
+`results.json` if an evaluation wrote one: a list of `Result` fields.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+
+from neurofm.report.plots import plot_curves, plot_scores
+from neurofm.report.report import Report
+from neurofm.types import Result
+
+STAGES = ("train", "validate", "val", "test")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What was logged.
+
+    Args:
+        curves: Metric to (steps, values), only where it was logged.
+        incomplete: The last row was cut off and left out.
+    """
+
+    curves: dict[str, tuple[list[float], list[float]]]
+    incomplete: bool
+
+
+def read_run(folder: Path | str) -> Report:
+    """Make a report of a training run.
+
+    Raises:
+        FileNotFoundError: Not a folder, or neither metrics nor results in it.
+        ValueError: A file is incomplete or malformed; it is named.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder. Give the folder of a run.")
+    metrics_path = _newest(folder, "metrics.csv")
+    results_path = folder / "results.json"
+    if metrics_path is None and not results_path.is_file():
+        raise FileNotFoundError(
+            f"{folder}: neither metrics.csv (in it or below) nor results.json nor report.json. "
+            "Give the folder in which `neurofm fit` ran, or wait until the first epoch is over."
+        )
+    config_path = _newest(folder, "config.yaml")
+    config = _read_config(config_path) if config_path else None
+    report = Report(title=f"Run {folder.resolve().name}", lead=_lead(config, config_path))
+    if results_path.is_file():
+        results = read_results(results_path)
+        figure = plot_scores(
+            results, title="Results", xlabel="score", percent=all(r.unit == "" for r in results)
+        )
+        report.add_section(
+            "Results",
+            figures=[(figure, "Mean and 95 % interval; the dashed line is chance.")],
+            results=results,
+        )
+    if metrics_path is not None:
+        metrics = read_metrics(metrics_path)
+        if metrics.incomplete:
+            report.add_lines([f"The last row of {metrics_path.name} is incomplete and left out."])
+        figures = [(figure, caption) for figure, caption in _curve_figures(metrics)]
+        last = [
+            {
+                "metric": name,
+                "last": values[-1],
+                "lowest": min(values),
+                "highest": max(values),
+                "at step": int(steps[-1]),
+            }
+            for name, (steps, values) in metrics.curves.items()
+            if name != "epoch"
+        ]
+        text = f"From {metrics_path.relative_to(folder)}."
+        report.add_section("Training", text=text, figures=figures, table=last)
+    if config_path is not None:
+        report.add_section(
+            "Configuration",
+            text=f"From {config_path.relative_to(folder)}. The run can be repeated with it: "
+            f"neurofm fit --config {config_path.name}",
+            code=config_path.read_text(encoding="utf-8"),
+        )
+    else:
+        report.add_lines(["config.yaml is missing: the run cannot be repeated from this folder."])
+    return report
+
+
+def read_metrics(path: Path) -> Metrics:
+    """Read the CSV file of a logger.
+
+    Raises:
+        ValueError: No rows, or a malformed one that is not the last.
+    """
+    rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+    if len(rows) < 2 or "step" not in rows[0]:
+        raise ValueError(
+            f"{path}: {'empty' if not rows else 'no column step or no rows'}. The run has logged "
+            "nothing yet, or was stopped while writing."
+        )
+    header, body = rows[0], [row for row in rows[1:] if row]
+    incomplete = False
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    for number, row in enumerate(body, start=2):
+        last = number == len(body) + 1
+        try:
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} cells, expected {len(header)}")
+            cells = {name: float(cell) for name, cell in zip(header, row, strict=True) if cell}
+            step = cells.pop("step")
+        except (ValueError, KeyError) as error:
+            if last:
+                warnings.warn(
+                    f"{path}: the last row is incomplete and left out ({error}).", stacklevel=2
+                )
+                incomplete = True
+                break
+            raise ValueError(
+                f"{path}: line {number} is malformed ({error}). Remove it, or use a copy of the "
+                "file from before."
+            ) from error
+        for name, value in cells.items():
+            steps, values = curves.setdefault(name, ([], []))
+            steps.append(step)
+            values.append(value)
+    if not [name for name in curves if name != "epoch"]:
+        raise ValueError(f"{path}: no metric in it. The run was stopped before it logged any.")
+    return Metrics(curves, incomplete)
+
+
+def read_results(path: Path) -> list[Result]:
+    """Read a list of results.
+
+    Raises:
+        ValueError: Not JSON, or not a list of `Result` fields.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        entries = content["results"] if isinstance(content, dict) else content
+        results = [Result(**entry) for entry in entries]
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is incomplete or not a list of results ({type(error).__name__}: {error}). "
+            "Run the evaluation again."
+        ) from error
+    if not results:
+        raise ValueError(f"{path} holds no results. Run the evaluation again.")
+    return results
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML ({error}).") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is empty or not a configuration. The run stopped too early.")
+    return config
+
+
+def _lead(config: dict[str, Any] | None, path: Path | None) -> str:
+    if config is None or path is None:
+        return "Data unknown: the folder holds no config.yaml."
+    data = config.get("data") or {}
+    arguments = data.get("init_args", data) if isinstance(data, dict) else {}
+    for key in ("datasets", "dataset", "corpus", "store"):
+        value = arguments.get(key) if isinstance(arguments, dict) else None
+        if value:
+            names = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            kind = "simulated recordings" if "synthetic" in names else "recordings"
+            return f"Data: {kind} of {names}."
+    return f"Data: as described in {path.name} (no dataset is named there)."
+
+
+def _newest(folder: Path, name: str) -> Path | None:
+    """The file in the folder itself, else the one below it that was written last."""
+    if (folder / name).is_file():
+        return folder / name
+    found = sorted(folder.rglob(name), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else None
+
+
+def _curve_figures(metrics: Metrics) -> list[tuple[Figure, str]]:
+    """One figure per quantity, with a curve per stage; those logged once are in the table only."""
+    groups: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    for name, curve in metrics.curves.items():
+        stage, _, quantity = name.partition("/")
+        if stage not in STAGES or not quantity:
+            stage, quantity = "", name
+        if quantity == "epoch" or len(curve[0]) < 2:
+            continue
+        base = quantity.removesuffix("_step").removesuffix("_epoch")
+        label = " ".join(filter(None, (stage, quantity.removeprefix(base).strip("_")))) or base
+        groups.setdefault(base, {})[label] = curve
+    order = sorted(groups, key=lambda quantity: ("loss" not in quantity, quantity))
+    return [
+        (
+            plot_curves(groups[quantity], title=quantity, ylabel=quantity),
+            f"{quantity} over training.",
+        )
+        for quantity in order[:12]
+    ]

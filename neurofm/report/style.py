@@ -1,0 +1,94 @@
+"""How every figure looks: one palette, one font size, no global state left changed.
+
+Figures are made with the object interface of matplotlib (`Figure`, not pyplot), so that plotting
+works in threads and without a display, and nothing stays open.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import matplotlib as mpl
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# Distinguishable with the common colour deficiencies and on white.
+PALETTE = ("#2563a8", "#d9722b", "#2f8f5b", "#8a5bb5", "#b5476b", "#6b7280", "#b8962e", "#3aa0b0")
+INK, MUTED, GRID = "#1f2933", "#6b7280", "#e3e7ec"
+SIGNED, MAGNITUDE, EVIDENCE = "RdBu_r", "viridis", "YlOrRd"
+DPI = 150
+RC: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=PALETTE),
+    "grid.color": GRID,
+    "grid.linewidth": 0.7,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.constrained_layout.use": True,
+}
+
+
+def styled(function: Callable[P, R]) -> Callable[P, R]:
+    """Run a plotting function under the project's style, and restore the caller's."""
+
+    @functools.wraps(function)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        with mpl.rc_context(RC):
+            return function(*args, **kwargs)
+
+    return wrapper
+
+
+def single(width: float = 6.4, height: float = 3.4) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes; inches."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def color(i: int) -> str:
+    """The i-th colour of the palette, round and round."""
+    return PALETTE[i % len(PALETTE)]
+
+
+def tick_labels(axes: Axes, labels: Sequence[str]) -> None:
+    """The same labels on both axes of a matrix."""
+    axes.set_xticks(range(len(labels)), list(labels))
+    axes.set_yticks(range(len(labels)), list(labels))
+    axes.tick_params(length=0)
+    slant(axes, len(labels) if max(map(len, labels), default=0) > 6 else len(labels) // 2)
+
+
+def slant(axes: Axes, n: int) -> None:
+    """Turn the labels of the horizontal axis if there are too many to stand side by side."""
+    if n > 4:
+        for label in axes.get_xticklabels():
+            label.set(rotation=40, ha="right", rotation_mode="anchor")
