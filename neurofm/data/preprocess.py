@@ -148,10 +148,10 @@ class Resample:
 
     Sample k of the result lies at k / sfreq seconds, over hours. Fourier resampling turns n
     samples into a whole number m of samples, and its real rate is m / n of the old one: after
-    padding to a length of its own choice, as MNE does by default, that is off by parts per million,
-    milliseconds per hour. Here the padded length is a multiple of the ratio's denominator (160 to
-    256 Hz is 8 / 5), so that the rate is the one asked for. For rates without a short ratio the
-    error at the end of the recording is below 1e-4 samples.
+    padding to a length of its own choice, as MNE does by default, that is off by parts per million
+    (1000 to 256 Hz: by 1.1 ms after ten minutes). Here the padded length is a multiple of the
+    ratio's denominator (160 to 256 Hz is 8 / 5), so that the rate is the one asked for. For rates
+    without a short ratio the error at the end of the recording is below 1e-4 samples.
 
     The transform's cut at the lower of the two Nyquist frequencies is the anti-aliasing filter.
     The edges are continued by a point reflection that fades out.
