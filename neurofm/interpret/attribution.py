@@ -89,7 +89,7 @@ def gradient_x_input(function: Function, batch: Inputs, target: Target = None) -
     """Gradient of the target's logit times the input."""
     x = _inputs(batch)
     target = _targets(function, batch, target)
-    gradient, _ = _gradient(function, batch, x, target)
+    gradient = _gradient(function, batch, x, target)
     return Attribution(gradient * x, AXES, target, "gradient x input")
 
 
@@ -123,7 +123,7 @@ def integrated_gradients(
         raise ValueError(f"integrated_gradients: nodes={nodes!r}; gauss-legendre or midpoint.")
     total = torch.zeros_like(x)
     for point, weight in zip(points, weights, strict=True):
-        gradient, _ = _gradient(function, batch, start + float(point) * (x - start), target)
+        gradient = _gradient(function, batch, start + float(point) * (x - start), target)
         total += float(weight) * gradient
     values = total * (x - start)
     with torch.no_grad():
@@ -355,9 +355,7 @@ def _score(function: Function, batch: Inputs, x: Tensor, target: Tensor) -> Tens
     return target_score(function, with_inputs(batch, x), target).detach()
 
 
-def _gradient(
-    function: Function, batch: Inputs, x: Tensor, target: Tensor
-) -> tuple[Tensor, Tensor]:
+def _gradient(function: Function, batch: Inputs, x: Tensor, target: Tensor) -> Tensor:
     with torch.enable_grad():
         x = x.detach().requires_grad_(True)
         score = target_score(function, with_inputs(batch, x), target)
@@ -372,7 +370,7 @@ def _gradient(
             "attribution: no gradient reaches the input: codes are chosen by a step without one. "
             "Use occlusion."
         )
-    return gradient.detach(), score.detach()
+    return gradient.detach()
 
 
 def _baseline(baseline: float | Tensor, x: Tensor) -> Tensor:
