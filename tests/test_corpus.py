@@ -193,11 +193,13 @@ def test_a_corpus_without_a_fetcher_names_its_page(tmp_path):
 
 
 def test_a_folder_of_unknown_files_is_opened_without_a_card(tiny, tmp_path):
-    tiny.edf(tmp_path / "a" / "x.edf")
+    tiny.edf(tmp_path / "a [1]" / "x.edf")
     tiny.fif(tmp_path / "y_raw.fif")
     (tmp_path / "notes.txt").write_text("not a recording")
     corpus = open_path(tmp_path)
-    assert [item.subject for item in corpus.recordings()] == ["a-x", "y_raw"]
+    assert [item.subject for item in corpus.recordings()] == ["a [1]-x", "y_raw"]
+    (single,) = open_path(tmp_path / "a [1]" / "x.edf").recordings()
+    assert single.subject == "x"
     with pytest.raises(ValueError, match=r"\.txt is not a format neurofm reads"):
         open_path(tmp_path / "notes.txt")
     with pytest.raises(FileNotFoundError, match="no such file or folder"):

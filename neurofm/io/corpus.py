@@ -14,13 +14,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neurofm import cards
+from neurofm.io.electrodes import positions_of, standard_name
 from neurofm.io.formats import SUFFIXES
 from neurofm.io.integrity import check_file, suffix_of
 from neurofm.io.quality import Problem, channel_problems, listed, matches, position_problem, report
 from neurofm.io.readers import ENTITIES, FolderReader
 from neurofm.types import Event, Reader, Recording, Signal
-from neurofm.units import check_amplitude
+from neurofm.units import Kind, check_amplitude
 
 FETCHERS = ("eegbci",)
 _WHOLE = "whole"  # rule key: one event over the whole recording
@@ -257,9 +260,8 @@ def open_path(path: Path | str) -> Corpus:
     """
     path = Path(path)
     if path.is_dir() and suffix_of(path) not in SUFFIXES:
-        return Corpus(
-            path.name, {}, path, _AnyReader("**/*", dataset=path.resolve().name, root=path)
-        )
+        name = path.resolve().name
+        return Corpus(name, {}, path, _AnyReader("**/*", dataset=name, root=path))
     if not path.exists():
         raise FileNotFoundError(
             f"{path}: no such file or folder, and no dataset card of that name (`neurofm list "
@@ -286,20 +288,17 @@ class _AnyReader(FolderReader):
 
     def load(self, recording: Recording) -> Signal:
         signal = super().load(recording)
-        templated = FolderReader(
-            self.pattern,
-            dataset=self.dataset,
-            root=self.root,
-            montage="standard_1005",
-            standardize=True,
-            event_channel="auto",
-        )
-        if signal.sensors.has_position.all():
+        sensors = signal.sensors
+        free = np.flatnonzero((sensors.kind == Kind.EEG) & ~sensors.has_position)
+        names = list(sensors.names)
+        for i in free:
+            names[i] = standard_name(names[i])
+        position = sensors.position.copy()
+        position[free] = positions_of([names[i] for i in free], "standard_1005")
+        placed = int(np.isfinite(position[free]).all(axis=1).sum())
+        if placed <= len(free) / 2 or len(set(names)) < len(names):
             return signal
-        placed = templated.load(recording)
-        gained = int(placed.sensors.has_position.sum() - signal.sensors.has_position.sum())
-        unplaced = int((~signal.sensors.has_position).sum())
-        return placed if gained > unplaced / 2 else signal
+        return replace(signal, sensors=replace(sensors, names=tuple(names), position=position))
 
 
 def _is_part(path: Path | None) -> bool:

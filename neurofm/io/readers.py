@@ -69,7 +69,7 @@ def find_recordings(
             f"{root}: no such folder; expected the recordings of {dataset} there."
         )
     expression = compile_pattern(pattern)
-    glob = re.sub(r"\{\w+\}", "*", pattern)
+    glob = re.sub(r"\{\w+\}", "*", pattern.replace("[", "[[]"))
     found = []
     for path in sorted(root.glob(glob)):
         relative = path.relative_to(root).as_posix()
@@ -236,12 +236,11 @@ class TableReader:
         check_file(path)
         separator = "\t" if ".tsv" in suffix_of(path) else ","
         try:
-            table = np.genfromtxt(
-                path, delimiter=separator, skip_header=1, encoding="utf-8", ndmin=2
-            )
-            head = np.genfromtxt(
-                path, delimiter=separator, max_rows=1, dtype=str, encoding="utf-8", ndmin=1
-            )
+            head = np.loadtxt(path, delimiter=separator, max_rows=1, dtype=str, ndmin=1)
+            try:
+                table = np.loadtxt(path, delimiter=separator, skiprows=1, ndmin=2)
+            except ValueError:  # empty cells: the slower reader takes them for NaN
+                table = np.genfromtxt(path, delimiter=separator, skip_header=1, ndmin=2)
         except (EOFError, OSError) as error:
             raise ValueError(
                 f"{path}: incomplete or not compressed ({error}). Fetch it again."

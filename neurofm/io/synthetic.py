@@ -264,7 +264,7 @@ def _artefacts(
         start, stop = np.searchsorted(time, [onset, onset + length])
         if stop - start < 16:  # cut off by the end of the run
             continue
-        burst = _noise(rng, 1, stop - start, sfreq, band="high", low=min(25.0, sfreq / 4))[0]
+        burst = _noise(rng, 1, int(stop - start), sfreq, band="high", low=min(25.0, sfreq / 4))[0]
         burst *= np.hanning(stop - start) * rng.uniform(10, 30)
         data[:, start:stop] += reach[:, None] * burst
     return data
