@@ -29,16 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert and say what became of every tensor."""
     found = convert_checkpoint(args.file, args.model, args.out)
-    table = Table("tensors", "number", "names", title=f"{args.file.name} as {args.model}")
-    table.add_row("used", str(len(found.used)), _some(found.used))
-    table.add_row("unused (computed by the model)", str(len(found.unused)), _some(found.unused))
-    table.add_row("missing", "0", "")
-    console = Console()
+    table = Table("tensors", "number")
+    table.add_row("used", str(len(found.used)))
+    table.add_row("unused: computed by the model", str(len(found.unused)))
+    table.add_row("missing", "0")
+    console = Console(soft_wrap=True)
     console.print(table)
+    for key in found.unused:
+        console.print(f"  unused: {key}", highlight=False)
     console.print(f"Wrote {found.path}. Load it with neurofm.load_model({str(found.path)!r}).")
     return 0
-
-
-def _some(names: tuple[str, ...], most: int = 6) -> str:
-    more = f"\n... and {len(names) - most} more" if len(names) > most else ""
-    return "\n".join(names[:most]) + more

@@ -16,7 +16,7 @@ import pickle
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from neurofm import cards
+from neurofm.batch import BrainModel, Tokenizer
 
 FORMAT = 1
 _HEADER = "neurofm"
@@ -78,8 +79,8 @@ def read_card(path: str | Path) -> dict[str, Any]:
         raise _damaged(path, error) from error
     if header is None:
         raise ValueError(
-            f"{path}: holds tensors but no description of a model. If it is a published checkpoint, "
-            f"run `neurofm convert {path.name} --model NAME --out FILE.safetensors`."
+            f"{path}: holds tensors but no description of a model. If it is a published "
+            f"checkpoint, run `neurofm convert {path.name} --model NAME --out FILE.safetensors`."
         )
     card = json.loads(header)
     if card.get("format") != FORMAT:
@@ -94,14 +95,17 @@ def load_model(
     name: str | Path,
     *,
     weights: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     trusted: tuple[str, ...] = ("neurofm",),
-) -> nn.Module:
-    """A model by card, or from a file.
+) -> BrainModel:
+    """A model by card, from a file, or from the folder of a training run.
 
     Args:
         name: A model card (`neurofm list models`), a `.safetensors` file of `save_model`, or a
-            `.ckpt` file of a training run, from which the backbone is taken.
-        weights: With a card: a file of `save_model` to take the weights from, instead of the card's.
+            `.ckpt` file of a training run, from which the model (or tokenizer) is taken; or the
+            folder of a run, whose newest best checkpoint is meant.
+        weights: With a card: a file of `save_model` to take the weights from, not the card's.
+        tokenizer: With a card: the trained tokenizer to build the model on, by any such name.
         trusted: Packages whose classes a file may name.
 
     Returns:
@@ -111,20 +115,70 @@ def load_model(
         FileNotFoundError: No such card or file.
         ValueError: Damaged file, another model's weights, or a class outside `trusted`.
     """
-    suffix = Path(name).suffix
-    if suffix in (".safetensors", ".ckpt") and weights is not None:
-        raise ValueError(f"load_model: {name} brings its own weights; `weights` is for cards.")
+    return cast(BrainModel, _load(name, weights=weights, tokenizer=tokenizer, trusted=trusted))
+
+
+def load_tokenizer(
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    trusted: tuple[str, ...] = ("neurofm",),
+) -> Tokenizer:
+    """A tokenizer by card, file or run, as `load_model`; of a whole model, its tokenizer."""
+    found = _load(name, weights=weights, tokenizer=None, trusted=trusted)
+    return cast(Tokenizer, getattr(found, "tokenizer", found))
+
+
+def newest_checkpoint(folder: str | Path) -> Path:
+    """The best checkpoint of the newest version of a run, or its last if none was the best.
+
+    Raises:
+        FileNotFoundError: The folder is no run, or holds no finished checkpoint.
+    """
+    folder = Path(folder)
+    found = [
+        sorted(folder.glob(pattern), key=lambda file: file.stat().st_mtime)
+        for pattern in ("**/best*.ckpt", "**/last*.ckpt")
+    ]
+    for files in found:
+        if files:
+            return files[-1]
+    raise FileNotFoundError(
+        f"{folder}: no checkpoint there yet. Run the recipe of that name first: "
+        f"`neurofm fit --config {folder.name}`."
+    )
+
+
+def _load(
+    name: str | Path,
+    *,
+    weights: str | Path | None,
+    tokenizer: str | Path | None,
+    trusted: tuple[str, ...],
+) -> nn.Module:
+    path = Path(name)
+    if path.suffix == "" and (path.is_dir() or len(path.parts) > 1):
+        path = newest_checkpoint(path)
+    suffix = path.suffix
+    if suffix in (".safetensors", ".ckpt") and (weights is not None or tokenizer is not None):
+        raise ValueError(
+            f"load_model: {name} brings its own weights; `weights` and `tokenizer` are for cards."
+        )
     if suffix == ".safetensors":
-        return _load_safetensors(Path(name), trusted)
+        return _load_safetensors(path, trusted)
     if suffix == ".ckpt":
-        return _load_lightning(Path(name), trusted)
+        return _load_lightning(path, trusted)
     if suffix in (".pt", ".pth", ".bin"):
         raise ValueError(
-            f"{name}: load_model reads .safetensors and .ckpt files. Convert a published checkpoint "
-            f"first: `neurofm convert {Path(name).name} --model NAME --out FILE.safetensors`."
+            f"{name}: load_model reads .safetensors and .ckpt files. Convert a published "
+            f"checkpoint first: `neurofm convert {Path(name).name} --model NAME --out "
+            "FILE.safetensors`."
         )
     card = cards.read("models", str(name))
-    model: nn.Module = cards.build(_spec(card), trusted=trusted)
+    spec = _spec(card)
+    if tokenizer is not None:
+        spec["init_args"]["tokenizer"] = load_tokenizer(tokenizer, trusted=trusted)
+    model: nn.Module = cards.build(spec, trusted=trusted)
     model.card = _about(card)  # type: ignore[assignment]
     file = weights if weights is not None else card.get("weights")
     if isinstance(file, dict):
@@ -194,15 +248,18 @@ def _load_safetensors(path: Path, trusted: tuple[str, ...]) -> nn.Module:
 def _load_lightning(path: Path, trusted: tuple[str, ...]) -> nn.Module:
     checkpoint = _unpickle(_existing(path))
     parameters = checkpoint.get("hyper_parameters") or {}
-    spec = parameters.get("model")
-    if not (isinstance(spec, dict) and "class_path" in spec and "state_dict" in checkpoint):
+    for role in ("model", "tokenizer"):
+        spec = parameters.get(role)
+        if isinstance(spec, dict) and "class_path" in spec and "state_dict" in checkpoint:
+            break
+    else:
         raise ValueError(
             f"{path}: does not say which model it holds (hyper_parameters has no model with a "
             "class_path). Only checkpoints of neurofm's tasks can be loaded by name; for others "
             "build the model and load its state dict."
         )
     model: nn.Module = cards.build(spec, trusted=trusted)
-    prefix = "model."
+    prefix = f"{role}."
     state = {
         key.removeprefix(prefix): value
         for key, value in checkpoint["state_dict"].items()
@@ -213,7 +270,7 @@ def _load_lightning(path: Path, trusted: tuple[str, ...]) -> nn.Module:
 
 
 def _spec(card: dict[str, Any]) -> dict[str, Any]:
-    return {"class_path": card["class_path"], "init_args": card["init_args"]}
+    return {"class_path": card["class_path"], "init_args": dict(card["init_args"])}
 
 
 def _about(card: dict[str, Any]) -> dict[str, Any]:
@@ -231,8 +288,8 @@ def _existing(path: str | Path) -> Path:
 
 def _damaged(path: Path, error: Exception) -> ValueError:
     return ValueError(
-        f"{path}: not a complete safetensors file ({error}). {path.stat().st_size} bytes are there; "
-        "copy or download it again."
+        f"{path}: not a complete safetensors file ({error}). {path.stat().st_size} bytes are "
+        "there; copy or download it again."
     )
 
 
@@ -288,7 +345,8 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], *, where: str) -> No
         raise ValueError(
             f"{where}: does not fit {type(model).__name__} ({len(own)} tensors). "
             f"Missing {len(missing)}: {_some(missing)}. Unknown {len(unknown)}: {_some(unknown)}. "
-            f"Other shape {len(misshapen)}: {_some(misshapen)}. It belongs to another model or size."
+            f"Other shape {len(misshapen)}: {_some(misshapen)}. It belongs to another model or "
+            "size."
         )
     model.load_state_dict(state)
 

@@ -12,7 +12,7 @@ Axes: batch source step dim; token = source x steps + step.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -99,13 +99,13 @@ class BrainOmni(nn.Module):
         initialize(self)
         self.tokenizer = tokenizer.requires_grad_(False).eval()
 
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
+    def requires_grad_(self, requires_grad: bool = True) -> BrainOmni:
         """Freeze or thaw everything but the tokenizer, which stays frozen."""
         super().requires_grad_(requires_grad)
         self.tokenizer.requires_grad_(False)
         return self
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> BrainOmni:
         """Switch the mode of everything but the tokenizer, which stays in evaluation mode."""
         super().train(mode)
         self.tokenizer.eval()

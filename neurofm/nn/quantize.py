@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, distributed, nn
@@ -179,6 +179,8 @@ class VectorQuantizer(nn.Module):
             code = F.embedding(codes, self.codebook)
             if torch.is_grad_enabled() and z.requires_grad:
                 passed = (rotate_onto if self.rotation_trick else straight_through)(z, code)
+                if not self.training:
+                    passed = code + (passed - passed.detach())  # the code to the last bit
             else:
                 passed = code
             loss = self.commitment * F.mse_loss(z, passed.detach())
@@ -283,7 +285,9 @@ class ResidualVQ(nn.Module):
 
     def lookup(self, codes: Int[Tensor, "... level"]) -> Float[Tensor, "... dim"]:
         """Sum of the vectors of each token's codes."""
-        parts = [level.lookup(code) for level, code in zip(self.levels, codes.unbind(-1))]  # noqa: B905 (fewer levels may be given)
+        parts = []
+        for level, code in zip(self.levels, codes.unbind(-1), strict=False):
+            parts.append(cast(VectorQuantizer, level).lookup(code))
         return torch.stack(parts).sum(0)
 
 

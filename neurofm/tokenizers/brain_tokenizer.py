@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ class BrainTokenizer(nn.Module):
         self.noise = noise
         self.sfreq = sfreq
         self.kinds = tuple(Kind[name.upper()] for name in kinds)
-        seanet = {
+        seanet: dict[str, Any] = {
             "n_filters": n_filters,
             "ratios": tuple(ratios),
             "kernel_size": kernel_size,

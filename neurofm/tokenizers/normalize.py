@@ -52,7 +52,8 @@ def normalize_amplitude(
         part = torch.where(chosen, part - part.sum(1, keepdim=True) / count, 0)
         # The mean over channels is zero at every sample, so the variance is the mean square.
         square = part.square().sum((1, 2), keepdim=True) / (count * x.shape[-1])
-        out = out + part / (square.sqrt() + eps)
+        # A lone channel is its own mean: zero, whose square root has no finite gradient.
+        out = out + part / (square.clamp(min=1e-12).sqrt() + eps)
     return out
 
 
@@ -78,7 +79,7 @@ def normalize_positions(
         centred = torch.where(chosen, position, 0)
         centred = torch.where(chosen, centred - centred.sum(1, keepdim=True) / count, 0)
         square = centred.square().sum((1, 2), keepdim=True) / count
-        out = out + centred / (3 * square).sqrt().clamp(min=1e-12)
+        out = out + centred / (3 * square).clamp(min=1e-12).sqrt()
     return out
 
 
