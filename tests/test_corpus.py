@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm import cards
@@ -98,6 +98,7 @@ def test_entities_compare_as_numbers_only_if_both_are(one, other, same):
     assert same_entity(one, other) is same
 
 
+@settings(deadline=None)
 @given(ANYTHING)
 def test_any_event_rules_either_work_or_are_refused_with_a_value_error(rules):
     try:
