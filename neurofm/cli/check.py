@@ -145,7 +145,9 @@ def examine(corpus: Corpus, recording: Recording) -> Facts:
         duration_s=signal.duration,
         kinds=dict(_kinds(signal)),
         events=dict(sorted(Counter(event.label for event in signal.events).items())),
-        checksum=hashlib.blake2b(np.ascontiguousarray(signal.data), digest_size=16).hexdigest(),
+        checksum=hashlib.blake2b(
+            np.ascontiguousarray(signal.data).data, digest_size=16
+        ).hexdigest(),
     )
 
 
