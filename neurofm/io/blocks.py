@@ -12,6 +12,7 @@ sample x scale is exact in float32 and the error of a sample is at most scale / 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +25,7 @@ from neurofm.shapes import Float
 
 DTYPES: dict[str, np.dtype[Any]] = {"int16": np.dtype("<i2"), "float32": np.dtype("<f4")}
 _ALIGN = 64
+_CHECKSUM = struct.Struct("<I").unpack_from
 _CHUNK = 32  # blocks encoded at a time, which bounds the memory of writing
 
 
@@ -95,7 +97,6 @@ class Layout:
         payload, stride = self.payload, self.stride
         for block, at in enumerate(range(0, len(raw), stride), start=first):
             end = at + payload
-            want = int.from_bytes(view[end : end + 4], "little")
-            if crc32c(view[at:end], (self.seed + block) & 0xFFFFFFFF) != want:
+            if crc32c(view[at:end], (self.seed + block) & 0xFFFFFFFF) != _CHECKSUM(raw, end)[0]:
                 return block
         return None

@@ -213,31 +213,35 @@ class Store:
             raise ValueError(
                 f"{entry.recording.id}: `out` is {out.dtype} {out.shape}, expected float32 {shape}."
             )
-        blocks, first = self._blocks(i, start, stop)
         scale = entry.scale
         # Casting is fastest on neighbouring numbers: assemble the window as int16, then cast once.
         target = out if scale is None else np.empty(shape, dtype=np.int16)
-        n = entry.block
-        at = 0
-        low = start - first * n
-        for piece in blocks:
-            high = min(n, low + shape[1] - at)
-            chosen = piece if pick is None else piece[pick]
-            target[:, at : at + high - low] = chosen[:, low:high]
-            at += high - low
-            low = 0
+        self.read_raw(i, start, stop, target, pick)
         if scale is not None:
             np.copyto(out, target)
             np.multiply(out, (scale if pick is None else scale[pick])[:, None], out=out)
         return out
 
-    def _blocks(self, i: int, start: int, stop: int) -> tuple[np.ndarray, int]:
-        """The blocks around a range, checked (block channel time), and the first one's number."""
+    def read_raw(
+        self,
+        i: int,
+        start: int,
+        stop: int,
+        out: np.ndarray,
+        channels: np.ndarray | None = None,
+    ) -> None:
+        """Fill `out` (channel time, of the stored type) with samples as they are on disk, unscaled.
+
+        For callers that convert a window themselves; `start` and `stop` must be inside.
+
+        Raises:
+            OSError: As `read`.
+        """
         entry = self.entries[i]
         layout = self._layouts.get(i) or self._open(i)
-        stride = layout.stride
-        first = start // entry.block
-        count = (stop - 1) // entry.block + 1 - first
+        stride, n = layout.stride, layout.n_samples
+        first = start // n
+        count = (stop - 1) // n + 1 - first
         name = f"recordings/{entry.key}.bin"
         raw = self.source.read_range(name, first * stride, count * stride)
         if len(raw) != count * stride:
@@ -247,10 +251,15 @@ class Store:
         if wrong is not None:
             raise OSError(
                 f"{self.path / name}: {entry.recording.id} is damaged in block {wrong} (second "
-                f"{wrong * entry.block / entry.sfreq:.3f}): its checksum does not match. "
-                f"{_remedy(entry)}"
+                f"{wrong * n / entry.sfreq:.3f}): its checksum does not match. {_remedy(entry)}"
             )
-        return layout.view(raw, count), first
+        low, at, total = start - first * n, 0, stop - start
+        for piece in layout.view(raw, count):
+            chosen = piece if channels is None else piece[channels]
+            length = min(n - low, total - at)
+            out[:, at : at + length] = chosen[:, low : low + length]
+            at += length
+            low = 0
 
     def _open(self, i: int) -> Layout:
         """Layout of a recording whose file has the size that the manifest says."""

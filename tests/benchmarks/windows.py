@@ -211,7 +211,7 @@ def measure(
         for repeat in range(repeats + 1):
             for method, line in lines.items():
                 # Slow methods draw fewer: each turn then takes about as long.
-                line.send(batches if method.startswith(("store", "gather")) else batches // 8)
+                line.send(batches if method.startswith(("store", "gather")) else batches // 4)
                 spent, used = line.recv()
                 if repeat:  # the first turn warms files and memory
                     times[method].append(spent * 1e3)
@@ -256,9 +256,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Random windows of prepared recordings.")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--batches", type=int, default=40)
+    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    result = measure(repeats=options.repeats, batches=options.batches)
+    result = measure(
+        repeats=options.repeats, batches=options.batches, methods=tuple(options.methods)
+    )
     result["made"].pop("edf")
     print(json.dumps(result) if options.json else text(result))
 
