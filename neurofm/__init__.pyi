@@ -3,6 +3,7 @@ from .batch import Embedding as Embedding
 from .batch import Tokens as Tokens
 from .data import BrainData as BrainData
 from .io import load_model as load_model
+from .io import load_tokenizer as load_tokenizer
 from .io import save_model as save_model
 from .types import Event as Event
 from .types import Recording as Recording

@@ -37,3 +37,5 @@ from .audit import Leak as Leak
 from .audit import find_leaks as find_leaks
 from .audit import audit_summary as audit_summary
 from .audit import refuse_leakage as refuse_leakage
+from .module import BatchLoader as BatchLoader
+from .module import BrainData as BrainData

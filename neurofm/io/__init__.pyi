@@ -2,6 +2,7 @@
 from .checkpoint import Conversion as Conversion
 from .checkpoint import convert_checkpoint as convert_checkpoint
 from .checkpoint import load_model as load_model
+from .checkpoint import load_tokenizer as load_tokenizer
 from .checkpoint import read_card as read_card
 from .checkpoint import save_model as save_model
 from .corpus import Corpus as Corpus

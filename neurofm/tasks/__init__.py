@@ -1,1 +1,9 @@
 """LightningModules: a model plus a reason to train it."""
+
+from neurofm.tasks.base import Task
+from neurofm.tasks.decode import Decode
+from neurofm.tasks.pretrain import Pretrain
+from neurofm.tasks.token_cache import TokenCache
+from neurofm.tasks.tokenizer import TrainTokenizer
+
+__all__ = ["Decode", "Pretrain", "Task", "TokenCache", "TrainTokenizer"]

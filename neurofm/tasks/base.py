@@ -1,0 +1,151 @@
+"""Task: what all training tasks share: optimiser, schedule, and checkpoints that resume exactly.
+
+AdamW with a linear warm-up and a cosine decay, stepped per batch. Parameters with one axis (norms,
+biases) and those a model lists in `no_decay` take no weight decay.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+
+from neurofm.batch import Batch
+from neurofm.cards import build, spec_of
+
+
+class Task(lightning.LightningModule):
+    """A model plus a reason to train it; subclasses write `step` and, if needed, `groups`.
+
+    Args:
+        lr: Peak learning rate.
+        weight_decay: Of AdamW.
+        betas: Of AdamW.
+        eps: Of AdamW.
+        warmup: Fraction of all steps spent rising from a tenth of the peak.
+        final_lr: Learning rate at the end, as a fraction of the peak.
+    """
+
+    def __init__(
+        self,
+        *,
+        lr: float,
+        weight_decay: float = 0.05,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-6,
+        warmup: float = 0.1,
+        final_lr: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, betas, eps
+        self.warmup, self.final_lr = warmup, final_lr
+
+    def setup(self, stage: str) -> None:
+        """Models come loaded in evaluation mode; training needs the other one."""
+        if stage == "fit":
+            self.train()
+
+    def step(self, batch: Batch, stage: str) -> Tensor:
+        """Loss of one batch; logs what is worth a curve as `stage/name`."""
+        raise TypeError(f"{type(self).__name__} must define step(batch, stage).")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a training batch."""
+        return self.step(batch, "train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the scores of a validation batch."""
+        self.step(batch, "validate")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the scores of a test batch."""
+        self.step(batch, "test")
+
+    def record(self, values: dict[str, Tensor], *, stage: str, size: int, bar: str = "") -> None:
+        """Log scalars under `stage/`; the one called `bar` also shows on the progress bar."""
+        for name, value in values.items():
+            self.log(
+                f"{stage}/{name}",
+                value.detach().float(),
+                on_step=stage == "train",
+                on_epoch=True,
+                prog_bar=name == bar,
+                batch_size=size,
+                sync_dist=stage != "train",
+            )
+
+    def rates(self) -> list[tuple[nn.Module, float]]:
+        """Modules and the factor on their learning rate; by default everything at 1."""
+        return [(self, 1.0)]
+
+    def _groups(self) -> Iterator[dict[str, Any]]:
+        seen: set[int] = set()
+        for module, factor in self.rates():
+            skip = {id(p) for m in module.modules() for p in getattr(m, "no_decay", list)()}
+            fresh = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
+            seen |= {id(p) for p in fresh}
+            for decays in (True, False):
+                chosen = [p for p in fresh if (p.ndim > 1 and id(p) not in skip) == decays]
+                if chosen:
+                    decay = self.weight_decay if decays else 0.0
+                    yield {"params": chosen, "lr": self.lr * factor, "weight_decay": decay}
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and cosine decay over the whole run."""
+        optimizer = torch.optim.AdamW(
+            list(self._groups()), lr=self.lr, betas=self.betas, eps=self.eps
+        )
+        total = max(int(self.trainer.estimated_stepping_batches), 1)
+        warmup = max(int(self.warmup * total), 1)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return 0.1 + 0.9 * step / warmup
+            done = min((step - warmup) / max(total - warmup, 1), 1.0)
+            return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what rebuilds the task, and the state of the random numbers: plain data only."""
+        spec = spec_of(self)
+        checkpoint["task"] = spec["class_path"]
+        checkpoint["hyper_parameters"] = spec["init_args"]
+        checkpoint["random"] = torch.get_rng_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the checkpoint of another task before its weights are tried."""
+        task, mine = checkpoint.get("task"), spec_of(self)["class_path"]
+        if task != mine:
+            raise ValueError(
+                f"This checkpoint was written by {task}, not by {mine}. To start from its model, "
+                "name it in the recipe by `neurofm.load_model`; `--ckpt_path` resumes one task."
+            )
+        self._random = checkpoint.get("random")
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Any:
+        """Rebuild task, model and readout from a checkpoint, without pickle."""
+        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+        spec = {
+            "class_path": checkpoint["task"],
+            "init_args": checkpoint["hyper_parameters"],
+        }
+        task = build(spec)
+        task.load_state_dict(checkpoint["state_dict"])
+        return task.eval()
+
+    def on_train_start(self) -> None:
+        """When resuming, continue the random numbers where the checkpoint left them."""
+        state = getattr(self, "_random", None)
+        if state is not None:
+            torch.set_rng_state(state.cpu())
+            self._random = None

@@ -1,0 +1,130 @@
+"""Decode: predict labels of windows from a brain model.
+
+With `freeze` only the readout is trained (a linear probe); without, the model is fine-tuned, or
+trained from scratch if its weights are fresh.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from neurofm.batch import Batch, BrainModel, Readout
+from neurofm.cards import configured
+from neurofm.metrics import balanced_accuracy
+from neurofm.readouts import PooledLinear
+from neurofm.tasks.base import Task
+from neurofm.tasks.token_cache import TokenCache, has_frozen_tokenizer
+
+
+@configured
+class Decode(Task):
+    """Predict the class of each window.
+
+    Args:
+        model: Pretrained or fresh.
+        n_outputs: Classes; must agree with the data's labels.
+        readout: From embedding to logits; a linear map of the pooled embedding if not given.
+        freeze: Train the readout alone.
+        lr: Of the readout.
+        backbone_lr: Of the model, as a fraction of `lr`.
+        label_smoothing: Of the cross-entropy.
+        cache_tokens: Keep the tokens of a frozen tokenizer in memory.
+
+    Source of the defaults: BrainOmni's downstream protocol (AdamW 0.9/0.99, weight decay 0.05, head
+    at ten times the rate of the backbone, label smoothing 0.1).
+    """
+
+    def __init__(
+        self,
+        model: BrainModel,
+        *,
+        n_outputs: int,
+        readout: Readout | None = None,
+        freeze: bool = False,
+        lr: float = 3e-4,
+        backbone_lr: float = 0.1,
+        label_smoothing: float = 0.1,
+        weight_decay: float = 0.05,
+        betas: tuple[float, float] = (0.9, 0.99),
+        warmup: float = 0.1,
+        cache_tokens: bool = True,
+    ) -> None:
+        super().__init__(lr=lr, weight_decay=weight_decay, betas=betas, warmup=warmup)
+        self.model = cast(nn.Module, model)
+        self.readout = cast(nn.Module, readout or PooledLinear(model.dim, n_outputs))
+        made = cast(Readout, self.readout).n_outputs
+        if made != n_outputs:
+            raise ValueError(f"Decode: the readout has {made} outputs, n_outputs is {n_outputs}.")
+        self.n_outputs = n_outputs
+        self.freeze_model = freeze
+        self.backbone_lr = backbone_lr
+        self.label_smoothing = label_smoothing
+        if freeze:
+            self.model.requires_grad_(False)
+        cached = cache_tokens and has_frozen_tokenizer(self.model)
+        self._cache = TokenCache(cast(Any, model).tokenize) if cached else None
+        self._seen: list[tuple[Tensor, Tensor]] = []
+
+    def setup(self, stage: str) -> None:
+        """Compare the number of classes with the data's."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        given = getattr(data, "n_outputs", self.n_outputs)
+        if given != self.n_outputs:
+            raise ValueError(
+                f"Decode: n_outputs is {self.n_outputs}, but the data have {given} labels "
+                f"({getattr(data, 'labels', None)}). Make the recipe's two values agree."
+            )
+
+    def train(self, mode: bool = True) -> Decode:
+        """Training mode, but for a frozen model (dropout and running statistics stay off)."""
+        super().train(mode)
+        if self.freeze_model:
+            self.model.eval()
+        return self
+
+    def rates(self) -> list[tuple[nn.Module, float]]:
+        """The readout at full rate, the model slower."""
+        return [(self.readout, 1.0), (self.model, self.backbone_lr)]
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Logits, batch x class."""
+        if self._cache is not None and batch.tokens is None:
+            batch = self._cache(batch)
+        return self.readout(cast(BrainModel, self.model).encode(batch))
+
+    def step(self, batch: Batch, stage: str) -> Tensor:
+        """Cross-entropy with label smoothing."""
+        if batch.y is None:
+            raise ValueError("Decode: the batch has no labels; set `labels` in the recipe's data.")
+        logits = self(batch)
+        smoothing = self.label_smoothing if stage == "train" else 0.0
+        loss = F.cross_entropy(logits, batch.y, label_smoothing=smoothing)
+        right = (logits.argmax(1) == batch.y).float().mean()
+        self.record({"loss": loss, "accuracy": right}, stage=stage, size=len(batch), bar="accuracy")
+        if stage != "train":
+            self._seen.append((logits.detach().argmax(1).cpu(), batch.y.cpu()))
+        return loss
+
+    def _balanced(self, stage: str) -> None:
+        predicted = torch.cat([p for p, _ in self._seen])
+        true = torch.cat([y for _, y in self._seen])
+        self._seen = []
+        score = balanced_accuracy(true.numpy(), predicted.numpy())
+        self.log(f"{stage}/balanced_accuracy", float(score), sync_dist=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Balanced accuracy over the whole validation side."""
+        self._balanced("validate")
+
+    def on_test_epoch_end(self) -> None:
+        """Balanced accuracy over the whole test side."""
+        self._balanced("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Logits, batch x class."""
+        return self(batch)
