@@ -350,12 +350,12 @@ def test_fewer_predicted_levels_than_codes(tokenizer: BrainTokenizer) -> None:
 
 def test_masked_prediction_overfits_a_tiny_batch(tokenizer: BrainTokenizer) -> None:
     torch.manual_seed(0)
-    model = BrainOmni(tokenizer, lm_dim=32, lm_head=4, lm_depth=2, lm_dropout=0.0).train()
-    batch = make_batch(n=2)
+    model = BrainOmni(tokenizer, lm_dim=32, lm_head=4, lm_depth=1, lm_dropout=0.0).train()
+    batch = make_batch(n=1, time=64)
     batch = replace(batch, tokens=model.tokenize(batch))
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=5e-3)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     first = None
-    for _ in range(100):
+    for _ in range(60):
         losses = MaskedCodes()(model, batch, generator=generator())
         first = losses["loss"].item() if first is None else first
         optimizer.zero_grad()
@@ -368,9 +368,9 @@ def test_masked_prediction_overfits_a_tiny_batch(tokenizer: BrainTokenizer) -> N
 def test_training_step_lowers_the_reconstruction_loss(tokenizer: BrainTokenizer) -> None:
     batch = make_batch(n=2, time=64)
     tokenizer.train()
-    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(tokenizer.parameters(), lr=4e-3)
     seen = []
-    for step in range(40):
+    for step in range(25):
         losses = tokenizer.loss(batch, generator=generator(step))
         optimizer.zero_grad()
         losses["loss"].backward()
@@ -395,3 +395,21 @@ def test_latent_readout_of_another_model_is_refused() -> None:
     embedding = Embedding(torch.randn(2, 8, 4), torch.ones(2, 8, dtype=torch.bool))
     with pytest.raises(ValueError, match="Set n_sources"):
         LatentMLP(4, 2, n_sources=3)(embedding)
+
+
+def test_spread_start_gives_centred_sources_that_differ() -> None:
+    torch.manual_seed(0)
+    batch = make_batch(n=4, channels=12, time=64, meg=False)
+    alike = {}
+    for start in ("published", "spread"):
+        tokenizer = BrainTokenizer(**SMALL, start=start).train()
+        tokenizer.loss(batch, generator=generator())
+        x, pos, kind, mask = tokenizer.prepare(batch)
+        with torch.no_grad():
+            latent = tokenizer.encode_windows(
+                tokenizer.windows(x), tokenizer.sensors(pos, kind), mask
+            )
+            unit = torch.nn.functional.normalize(latent, dim=-1).flatten(0, -2)
+        alike[start] = float((unit @ unit.t()).mean())
+    assert alike["published"] > 0.9
+    assert alike["spread"] < 0.2

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from neurofm.nn.processes import broadcast
 from neurofm.nn.transformer import FeedForward, RMSNorm, attend
 from neurofm.shapes import Bool, Float, Int
 
@@ -22,6 +23,12 @@ class SensorEncoder(nn.Module):
         self.kind = nn.Embedding(3, dim)
         self.feedforward = FeedForward(dim, dropout)
         self.norm = RMSNorm(dim)
+
+    def spread(self) -> None:
+        """Draw linear maps wide enough that sensors far apart start with different features."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
     def forward(
         self, pos: Float[Tensor, "batch channel 6"], sensor_type: Int[Tensor, "batch channel"]
@@ -42,6 +49,23 @@ class ChannelCompression(nn.Module):
         self.key = nn.Linear(dim, dim)
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
+
+    def sharpen(self) -> None:
+        """Draw linear maps so that every source starts by attending to channels of its own."""
+        std = self.key.in_features**-0.5
+        nn.init.normal_(self.key.weight, std=4 * std)
+        nn.init.normal_(self.value.weight, std=std)
+        nn.init.normal_(self.out.weight, std=std)
+
+    @torch.no_grad()
+    def centre(self, latent: Float[Tensor, "... dim"]) -> None:
+        """Shift and scale the output so that `latent` would have mean zero and length one."""
+        rows = latent.flatten(0, -2)
+        mean = rows.mean(0)
+        scale = (rows - mean).square().sum(1).mean().sqrt().clamp(min=1e-12)
+        broadcast(mean, scale)
+        self.out.weight.div_(scale)
+        self.out.bias.sub_(mean).div_(scale)
 
     def forward(
         self,
@@ -70,6 +94,12 @@ class ChannelExpansion(nn.Module):
         self.dropout = dropout
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
+
+    def sharpen(self) -> None:
+        """Draw linear maps for sources of unit length, so that sensors attend to few of them."""
+        dim = self.out.in_features
+        nn.init.normal_(self.key_value.weight, std=dim**0.5)
+        nn.init.normal_(self.out.weight, std=dim**-0.5)
 
     def forward(
         self,

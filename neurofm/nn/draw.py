@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from neurofm.shapes import Bool
+
 
 def draw(
     function: Callable[..., Tensor],
@@ -17,3 +19,14 @@ def draw(
     """Random tensor on `device`, drawn where the generator lives."""
     source = device if generator is None else generator.device
     return function(tuple(shape), generator=generator, device=source).to(device)
+
+
+def keep_channels(
+    real: Bool[Tensor, "batch channel"], fraction: float, generator: torch.Generator | None
+) -> Bool[Tensor, "batch channel"]:
+    """Hide a fraction (at least one, never all) of each window's channels, one draw for all."""
+    place = draw(torch.rand, real.shape[1:], generator, real.device)
+    rank = torch.where(real, place, 2.0).argsort(1).argsort(1)
+    count = real.sum(1, keepdim=True)
+    hidden = (fraction * count).long().clamp(min=1).minimum(count - 1)
+    return real & (rank >= hidden)

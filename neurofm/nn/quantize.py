@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neurofm.nn.processes import all_reduce, broadcast
 from neurofm.shapes import Float, Int
 
 logger = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ class VectorQuantizer(nn.Module):
         if bool(self.initialized):
             return
         centres, count = kmeans(rows, len(self.codebook), generator=generator)
-        _broadcast(centres, count)
+        broadcast(centres, count)
         total = centres * count.unsqueeze(1) if self.init_embed_avg == "scaled" else centres
         self.codebook.copy_(centres)
         self.codebook_sum.copy_(total)
@@ -212,7 +213,7 @@ class VectorQuantizer(nn.Module):
     def _update(self, rows: Tensor, codes: Tensor, generator: torch.Generator | None) -> None:
         count = torch.zeros_like(self.count).index_add_(0, codes, rows.new_ones(len(rows)))
         total = torch.zeros_like(self.codebook_sum).index_add_(0, codes, rows)
-        _all_reduce(count, total)
+        all_reduce(count, total)
         self.count.lerp_(count, 1 - self.decay)
         self.codebook_sum.lerp_(total, 1 - self.decay)
         if self.restart_below > 0:
@@ -223,7 +224,7 @@ class VectorQuantizer(nn.Module):
 
     def _restart(self, rows: Tensor, generator: torch.Generator | None) -> None:
         fresh = _draw(rows, len(self.count), generator)
-        _broadcast(fresh)
+        broadcast(fresh)
         dead = self.count < self.restart_below
         self.count.masked_fill_(dead, self.restart_below)
         restarted = torch.where(dead.unsqueeze(1), fresh * self.restart_below, self.codebook_sum)
@@ -235,8 +236,7 @@ class ResidualVQ(nn.Module):
 
     Args:
         dim: Features of the input.
-        num_quantizers: Levels.
-        codebook: Arguments of every level, see `VectorQuantizer`.
+        num_quantizers: Levels. The other arguments are those of each level.
     """
 
     def __init__(
@@ -247,6 +247,7 @@ class ResidualVQ(nn.Module):
         codebook_dim: int,
         codebook_size: int,
         rotation_trick: bool = True,
+        decay: float = 0.99,
         init_embed_avg: Literal["scaled", "upstream"] = "scaled",
         restart_below: float = 0.0,
     ) -> None:
@@ -257,11 +258,17 @@ class ResidualVQ(nn.Module):
                 codebook_dim=codebook_dim,
                 codebook_size=codebook_size,
                 rotation_trick=rotation_trick,
+                decay=decay,
                 init_embed_avg=init_embed_avg,
                 restart_below=restart_below,
             )
             for _ in range(num_quantizers)
         )
+
+    @property
+    def initialized(self) -> bool:
+        """Whether the codebooks have started."""
+        return bool(cast(VectorQuantizer, self.levels[0]).initialized)
 
     def forward(
         self, x: Float[Tensor, "... dim"], *, generator: torch.Generator | None = None
@@ -310,19 +317,3 @@ def codebook_health(codes: Int[Tensor, "... level"], codebook_size: int) -> dict
         health["dead"].append(float(codebook_size - used))
         health["entropy"].append(entropy)
     return health
-
-
-def _distributed() -> bool:
-    return distributed.is_available() and distributed.is_initialized()
-
-
-def _all_reduce(*tensors: Tensor) -> None:
-    if _distributed():
-        for tensor in tensors:
-            distributed.all_reduce(tensor)
-
-
-def _broadcast(*tensors: Tensor) -> None:
-    if _distributed():
-        for tensor in tensors:
-            distributed.broadcast(tensor, src=0)

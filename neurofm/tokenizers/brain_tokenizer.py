@@ -28,11 +28,11 @@ from neurofm.batch import Batch, Tokens
 from neurofm.cards import configured
 from neurofm.nn.channels import ChannelCompression, ChannelExpansion, SensorEncoder
 from neurofm.nn.conv import SEANetDecoder, SEANetEncoder
-from neurofm.nn.draw import draw
+from neurofm.nn.draw import draw, keep_channels
 from neurofm.nn.quantize import Quantized, ResidualVQ
 from neurofm.nn.transformer import initialize
 from neurofm.shapes import Bool, Float, Int
-from neurofm.tokenizers.normalize import geometry, normalize_amplitude, sensor_type
+from neurofm.tokenizers.normalize import check_batch, geometry, normalize_amplitude, sensor_type
 from neurofm.tokenizers.reconstruction import reconstruction_losses, standardize
 from neurofm.units import Kind
 
@@ -54,6 +54,13 @@ class BrainTokenizer(nn.Module):
         restart_below: See `nn.VectorQuantizer`; 0 is the published behaviour.
         drop_channels: Fraction of channels hidden from the encoder in `loss`.
         noise: Standard deviation of the noise added to the encoder's windows in `loss`.
+        amplitude_weight: Of the amplitude spectrum in `loss`.
+        phase_weight: Of the phase spectrum in `loss`. Its gradient grows as amplitudes vanish, so a
+            short training at a small size learns faster without it.
+        decay: Of the codebooks' moving averages; a short training needs a smaller one.
+        start: "published" draws all linear maps from the same narrow distribution, so every source
+            first attends to all channels alike. "spread" makes attention sharp from the start and
+            centres the sources on the first training batch: what a short training needs.
         sfreq: Hz, of the signals it expects.
         kinds: Kinds of channels it accepts; electrodes beyond "eeg" are treated like EEG.
     """
@@ -79,6 +86,10 @@ class BrainTokenizer(nn.Module):
         restart_below: float = 0.0,
         drop_channels: float = 0.25,
         noise: float = 0.1,
+        amplitude_weight: float = 1.0,
+        phase_weight: float = 0.5,
+        decay: float = 0.99,
+        start: Literal["published", "spread"] = "published",
         sfreq: float = 256.0,
         kinds: Sequence[str] = ("eeg", "mag", "grad", "axial"),
     ) -> None:
@@ -104,6 +115,9 @@ class BrainTokenizer(nn.Module):
         self.window_length = window_length
         self.drop_channels = drop_channels
         self.noise = noise
+        self.amplitude_weight = amplitude_weight
+        self.phase_weight = phase_weight
+        self.start = start
         self.sfreq = sfreq
         self.kinds = tuple(Kind[name.upper()] for name in kinds)
         seanet: dict[str, Any] = {
@@ -122,11 +136,16 @@ class BrainTokenizer(nn.Module):
             codebook_size=codebook_size,
             rotation_trick=rotation_trick,
             init_embed_avg=init_embed_avg,
+            decay=decay,
             restart_below=restart_below,
         )
         self.expansion = ChannelExpansion(n_dim, n_head, dropout)
         self.decoder = SEANetDecoder(n_dim, **seanet)
         initialize(self)
+        if start == "spread":
+            self.compression.sharpen()
+            self.expansion.sharpen()
+            self.sensors.spread()
 
     # Plain tensors
 
@@ -216,40 +235,12 @@ class BrainTokenizer(nn.Module):
         Raises:
             ValueError: Rate, kind of channel, or values are not what the model expects.
         """
-        self._check(batch)
+        check_batch(batch, sfreq=self.sfreq, kinds=self.kinds)
         x = batch.x
         if batch.unit == "physical":
             x = normalize_amplitude(x, batch.kind, batch.channel_mask)
         mask = None if bool(batch.channel_mask.all()) else batch.channel_mask
         return x, geometry(batch), sensor_type(batch.kind), mask
-
-    def _check(self, batch: Batch) -> None:
-        if abs(batch.sfreq - self.sfreq) > 1e-3 * self.sfreq:
-            raise ValueError(
-                f"BrainTokenizer: the batch has {batch.sfreq:g} Hz, expected {self.sfreq:g} Hz. "
-                f"Prepare the data with Resample(sfreq={self.sfreq:g})."
-            )
-        if batch.unit not in ("physical", "z"):
-            raise ValueError(f"BrainTokenizer: unit {batch.unit!r} is not 'physical' or 'z'.")
-        if not bool(batch.channel_mask.any(1).all()):
-            empty = torch.nonzero(~batch.channel_mask.any(1)).flatten().tolist()
-            raise ValueError(
-                f"BrainTokenizer: windows {empty} of the batch have no real channel. Drop windows "
-                "whose channel_mask is all False."
-            )
-        for value in batch.kind[batch.channel_mask].unique().tolist():
-            if Kind(value) not in self.kinds:
-                names = ", ".join(kind.name for kind in self.kinds)
-                raise ValueError(
-                    f"BrainTokenizer: the batch has {Kind(value).name} channels, expected {names}. "
-                    "Prepare the data with PickKinds, or pass `kinds=` with that kind to treat "
-                    "electrodes like EEG."
-                )
-        if not bool(batch.x[batch.channel_mask].isfinite().all()):
-            raise ValueError(
-                "BrainTokenizer: the batch holds NaN or infinite values. Interpolate or drop the "
-                "channels concerned (`neurofm check` names them)."
-            )
 
     def forward(
         self, batch: Batch, *, overlap: float = 0.0, generator: torch.Generator | None = None
@@ -325,11 +316,14 @@ class BrainTokenizer(nn.Module):
         real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         windows = self.windows(x)
         if keep is None:
-            keep = _keep_channels(real, self.drop_channels, generator)
+            keep = keep_channels(real, self.drop_channels, generator)
         if noise is None:
             noise = draw(torch.randn, windows.shape, generator, x.device)
         sensors = self.sensors(pos, sensor_type)
         seen = None if bool((keep & real).all()) else keep & real
+        if self.start == "spread" and self.training and not self.quantizer.initialized:
+            with torch.no_grad():
+                self.compression.centre(self.encode_windows(windows, sensors, mask))
         latent = self.encode_windows(windows + self.noise * noise, sensors, seen)
         found = self.quantize(latent, generator=generator)
         output = self.decode_sources(found.values, sensors, mask)
@@ -339,8 +333,8 @@ class BrainTokenizer(nn.Module):
             losses["time"]
             + torch.exp(-losses["pcc"])
             + found.loss
-            + losses["amplitude"]
-            + 0.5 * losses["phase"]
+            + self.amplitude_weight * losses["amplitude"]
+            + self.phase_weight * losses["phase"]
         )
         return losses | {"codes": found.codes}
 
@@ -350,17 +344,6 @@ class BrainTokenizer(nn.Module):
         found = [_ENCODER_LAYER.search(key) for key in state_dict]
         last = max((int(match[1]) for match in found if match), default=0)
         return {_rename(key, last): value for key, value in state_dict.items()}
-
-
-def _keep_channels(
-    real: Bool[Tensor, "batch channel"], fraction: float, generator: torch.Generator | None
-) -> Bool[Tensor, "batch channel"]:
-    """Hide a fraction (at least one, never all) of each window's channels, one draw for all."""
-    place = draw(torch.rand, real.shape[1:], generator, real.device)
-    rank = torch.where(real, place, 2.0).argsort(1).argsort(1)
-    count = real.sum(1, keepdim=True)
-    hidden = (fraction * count).long().clamp(min=1).minimum(count - 1)
-    return real & (rank >= hidden)
 
 
 _RENAMED = (
