@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from neurofm import cards
 from neurofm.cli import convert
-from neurofm.io import convert_checkpoint, load_model, read_card, save_model
+from neurofm.io import convert_checkpoint, load_model, load_tokenizer, read_card, save_model
 from neurofm.models import BrainOmni
 from neurofm.tokenizers import BrainTokenizer
 
@@ -142,7 +142,7 @@ def test_a_tokenizer_checkpoint_gives_its_tokenizer(tmp_path: Path) -> None:
     state = {f"tokenizer.{key}": value for key, value in tokenizer.state_dict().items()}
     content = {"hyper_parameters": {"tokenizer": cards.spec_of(tokenizer)}, "state_dict": state}
     torch.save(content, tmp_path / "last.ckpt")
-    assert_equal(load_model(tmp_path / "last.ckpt"), tokenizer)
+    assert_equal(load_tokenizer(tmp_path / "last.ckpt"), tokenizer)
 
 
 def test_a_file_may_not_choose_what_code_runs(tmp_path: Path) -> None:

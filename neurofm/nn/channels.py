@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from neurofm.nn.processes import broadcast
 from neurofm.nn.transformer import FeedForward, RMSNorm, attend
 from neurofm.shapes import Bool, Float, Int
 
@@ -28,7 +27,9 @@ class SensorEncoder(nn.Module):
         """Draw linear maps wide enough that sensors far apart start with different features."""
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+                # Normalized positions are about half a unit from their centre: drawn wider.
+                gain = 3 if layer is self.geometry[0] else 1
+                nn.init.normal_(layer.weight, std=gain * layer.in_features**-0.5)
 
     def forward(
         self, pos: Float[Tensor, "batch channel 6"], sensor_type: Int[Tensor, "batch channel"]
@@ -53,19 +54,9 @@ class ChannelCompression(nn.Module):
     def sharpen(self) -> None:
         """Draw linear maps so that every source starts by attending to channels of its own."""
         std = self.key.in_features**-0.5
-        nn.init.normal_(self.key.weight, std=4 * std)
+        nn.init.normal_(self.key.weight, std=8 * std)
         nn.init.normal_(self.value.weight, std=std)
         nn.init.normal_(self.out.weight, std=std)
-
-    @torch.no_grad()
-    def centre(self, latent: Float[Tensor, "... dim"]) -> None:
-        """Shift and scale the output so that `latent` would have mean zero and length one."""
-        rows = latent.flatten(0, -2)
-        mean = rows.mean(0)
-        scale = (rows - mean).square().sum(1).mean().sqrt().clamp(min=1e-12)
-        broadcast(mean, scale)
-        self.out.weight.div_(scale)
-        self.out.bias.sub_(mean).div_(scale)
 
     def forward(
         self,
@@ -98,7 +89,8 @@ class ChannelExpansion(nn.Module):
     def sharpen(self) -> None:
         """Draw linear maps for sources of unit length, so that sensors attend to few of them."""
         dim = self.out.in_features
-        nn.init.normal_(self.key_value.weight, std=dim**0.5)
+        nn.init.normal_(self.key_value.weight[:dim], std=0.25 * dim**0.5)
+        nn.init.normal_(self.key_value.weight[dim:], std=dim**0.5)
         nn.init.normal_(self.out.weight, std=dim**-0.5)
 
     def forward(

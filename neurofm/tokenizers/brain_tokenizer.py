@@ -16,7 +16,6 @@ Axes: batch channel window sample; source = latent channel; step = one of `windo
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -27,13 +26,15 @@ from torch.nn import functional as F
 from neurofm.batch import Batch, Tokens
 from neurofm.cards import configured
 from neurofm.nn.channels import ChannelCompression, ChannelExpansion, SensorEncoder
-from neurofm.nn.conv import SEANetDecoder, SEANetEncoder
+from neurofm.nn.conv import Conv, ConvTranspose, SEANetDecoder, SEANetEncoder
 from neurofm.nn.draw import draw, keep_channels
 from neurofm.nn.quantize import Quantized, ResidualVQ
+from neurofm.nn.start import unit_variance
 from neurofm.nn.transformer import initialize
 from neurofm.shapes import Bool, Float, Int
 from neurofm.tokenizers.normalize import check_batch, geometry, normalize_amplitude, sensor_type
 from neurofm.tokenizers.reconstruction import reconstruction_losses, standardize
+from neurofm.tokenizers.upstream import rename_brain_tokenizer
 from neurofm.units import Kind
 
 
@@ -55,12 +56,12 @@ class BrainTokenizer(nn.Module):
         drop_channels: Fraction of channels hidden from the encoder in `loss`.
         noise: Standard deviation of the noise added to the encoder's windows in `loss`.
         amplitude_weight: Of the amplitude spectrum in `loss`.
-        phase_weight: Of the phase spectrum in `loss`. Its gradient grows as amplitudes vanish, so a
-            short training at a small size learns faster without it.
+        phase_weight: Of the phase spectrum in `loss`. Both spectral terms hold a short training at
+            a small size on a plateau without correlation; it learns with both at 0.
         decay: Of the codebooks' moving averages; a short training needs a smaller one.
-        start: "published" draws all linear maps from the same narrow distribution, so every source
-            first attends to all channels alike. "spread" makes attention sharp from the start and
-            centres the sources on the first training batch: what a short training needs.
+        start: "published": narrow linear maps, so every source first attends to all channels alike.
+            "spread": sharp attention and, from the first training batch, unit variance in every
+            layer: what a short training needs.
         sfreq: Hz, of the signals it expects.
         kinds: Kinds of channels it accepts; electrodes beyond "eeg" are treated like EEG.
     """
@@ -322,8 +323,7 @@ class BrainTokenizer(nn.Module):
         sensors = self.sensors(pos, sensor_type)
         seen = None if bool((keep & real).all()) else keep & real
         if self.start == "spread" and self.training and not self.quantizer.initialized:
-            with torch.no_grad():
-                self.compression.centre(self.encode_windows(windows, sensors, mask))
+            self._spread(windows, sensors, mask)
         latent = self.encode_windows(windows + self.noise * noise, sensors, seen)
         found = self.quantize(latent, generator=generator)
         output = self.decode_sources(found.values, sensors, mask)
@@ -338,61 +338,18 @@ class BrainTokenizer(nn.Module):
         )
         return losses | {"codes": found.codes}
 
+    def _spread(self, windows: Tensor, sensors: Tensor, mask: Tensor | None) -> None:
+        """Rescale every layer between signal, sources and signal on these windows."""
+        convolutions = (Conv, ConvTranspose)
+        layers = [part for part in self.modules() if isinstance(part, convolutions)]
+
+        def run() -> None:
+            latent = self.encode_windows(windows, sensors, mask)
+            self.decode_sources(F.normalize(latent, dim=-1), sensors, mask)
+
+        unit_variance([*layers, self.compression.out, self.expansion.out], run)
+
     @staticmethod
     def rename_keys(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keys of the original BrainTokenizer as ours; unknown keys come back unchanged."""
-        found = [_ENCODER_LAYER.search(key) for key in state_dict]
-        last = max((int(match[1]) for match in found if match), default=0)
-        return {_rename(key, last): value for key, value in state_dict.items()}
-
-
-_RENAMED = (
-    ("sensor_embed.pos_embedding_layer.", "sensors.geometry."),
-    ("sensor_embed.sensor_embedding_layer.", "sensors.kind."),
-    ("sensor_embed.aggregate_mlp.layer.", "sensors.feedforward."),
-    ("sensor_embed.norm.", "sensors.norm."),
-    ("encoder.neuros", "compression.sources"),
-    ("encoder.k_proj.", "compression.key."),
-    ("encoder.backwardsolution.v.", "compression.value."),
-    ("encoder.backwardsolution.proj.", "compression.out."),
-    ("decoder.forwardsolution.kv.", "expansion.key_value."),
-    ("decoder.forwardsolution.proj.", "expansion.out."),
-    ("quantizer.rvq.layers.", "quantizer.levels."),
-    ("._codebook.inited", ".initialized"),
-    ("._codebook.cluster_size", ".count"),
-    ("._codebook.embed_avg", ".codebook_sum"),
-    ("._codebook.embed", ".codebook"),
-    (".weight_g", ".parametrizations.weight.original0"),
-    (".weight_v", ".parametrizations.weight.original1"),
-)
-
-
-_ENCODER_LAYER = re.compile(r"seanet_encoder\.model\.(\d+)\.")
-_SEANET = re.compile(
-    r"(encoder|decoder)\.seanet_\1\.model\.(\d+)\."
-    r"(block\.1\.conv|block\.3\.conv|shortcut\.conv|lstm|convtr|conv)\."
-)
-
-
-def _rename(key: str, last: int) -> str:
-    """One key; `last` is the index of the encoder's last layer, which tells the stages apart."""
-
-    def layer(match: re.Match[str]) -> str:
-        side, index, part = match[1], int(match[2]), match[3]
-        if part == "lstm":
-            return f"{side}.lstm.lstm."
-        if part.startswith(("block", "shortcut")):
-            name = {"block.1.conv": "narrow", "block.3.conv": "widen", "shortcut.conv": "shortcut"}
-            return f"{side}.blocks.{(index - 1) // 3 - (side == 'decoder')}.{name[part]}."
-        if part == "convtr":
-            return f"{side}.upsample.{index // 3 - 1}."
-        if index == 0:
-            return f"{side}.first."
-        if side == "decoder" or index == last:
-            return f"{side}.last."
-        return f"{side}.downsample.{index // 3 - 1}."
-
-    key = _SEANET.sub(layer, key).replace(".convtr.", ".conv.")
-    for old, new in _RENAMED:
-        key = key.replace(old, new)
-    return key
+        return rename_brain_tokenizer(state_dict)
