@@ -92,16 +92,17 @@ class Decode(Task):
         return [(self.readout, 1.0), (self.model, self.backbone_lr)]
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits, batch x class."""
-        if self._cache is not None and batch.tokens is None:
-            batch = self._cache(batch)
+        """Logits, batch x class, of the batch as it is: nothing is taken from the cache."""
         return self.readout(cast(BrainModel, self.model).encode(batch))
+
+    def _cached(self, batch: Batch) -> Batch:
+        return batch if self._cache is None or batch.tokens is not None else self._cache(batch)
 
     def step(self, batch: Batch, stage: str) -> Tensor:
         """Cross-entropy with label smoothing."""
         if batch.y is None:
             raise ValueError("Decode: the batch has no labels; set `labels` in the recipe's data.")
-        logits = self(batch)
+        logits = self(self._cached(batch))
         smoothing = self.label_smoothing if stage == "train" else 0.0
         loss = F.cross_entropy(logits, batch.y, label_smoothing=smoothing)
         right = (logits.argmax(1) == batch.y).float().mean()
@@ -127,4 +128,4 @@ class Decode(Task):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Logits, batch x class."""
-        return self(batch)
+        return self(self._cached(batch))
