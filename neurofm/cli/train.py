@@ -6,102 +6,82 @@ takes your own, and every key can be overridden behind it: `--trainer.max_epochs
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import platform
-import subprocess
+import logging
+import re
 import warnings
-from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
-import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.cli import LightningCLI
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from neurofm import cards
+from neurofm.cli.run_folder import Predictions, RunRecord, WholeCheckpoints
 from neurofm.data.module import BrainData
+from neurofm.io.checkpoint import read_checkpoint
 from neurofm.tasks import Task
 
-PACKAGES = ("neurofm", "torch", "lightning", "mne", "numpy", "scipy", "braindecode")
+log = logging.getLogger(__name__)
+# Lines of Lightning that tell a user nothing about the run.
+_CHATTER = ("TPU available", "HPU available", "💡 Tip", "Loading `train_dataloader` to estimate")
+_SILENT = (
+    "Found .* module.* in eval mode",  # a frozen tokenizer stays in evaluation mode on purpose
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*args parameter is intended to run from within Python",
+    ".*does not have many workers",
+    "The dirpath has changed",  # a resumed run writes to a folder of its own
+)
+# Parts of a jsonargparse message that say how it looked, not what is wrong.
+_SCAFFOLD = re.compile(
+    r"^(Does not validate against any|Subtypes:|Errors:|Given value|- Expected a .*'NoneType'>)"
+)
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a run depends on, and the git commit if the package runs from a checkout."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if commit.returncode == 0:
-        found["commit"] = commit.stdout.strip()
-    return found
+_QUOTES = ". Write names that are numbers in quotes."
 
 
-class RunRecord(Callback):
-    """Write `run.json`: versions, seed, split lists, and the final metrics when the run ends."""
+class Parser(LightningArgumentParser):
+    """Says in one line what is wrong with a recipe, without the list of all options."""
 
-    def __init__(self, seed: int | None) -> None:
-        self.seed = seed
-
-    def _write(self, trainer: lightning.Trainer, **more: Any) -> None:
-        if not trainer.is_global_zero or trainer.log_dir is None:
-            return
-        folder = Path(trainer.log_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / "run.json"
-        record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-        record |= {"versions": versions(), "seed": self.seed, "threads": torch.get_num_threads()}
-        data = getattr(trainer, "datamodule", None)
-        if isinstance(data, BrainData) and data.split is not None:
-            rows = data.rows
-            record["split"] = {
-                "name": data.split.name,
-                **{
-                    side: sorted({rows[i].recording for i in getattr(data.split, side)})
-                    for side in ("train", "validate", "test")
-                },
-            }
-            record["datasets"] = data.datasets
-        record |= more
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(record, indent=1))
-        temporary.replace(file)
-
-    def on_fit_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Before the first step."""
-        self._write(trainer)
-
-    def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """With the final metrics."""
-        self._write(trainer, metrics=_numbers(trainer))
-
-    def on_test_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """With the test metrics."""
-        self._write(trainer, test=_numbers(trainer))
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise instead of printing."""
+        raise ValueError(plain(message)) from ex
 
 
-def _numbers(trainer: lightning.Trainer) -> dict[str, float]:
-    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+def plain(message: str) -> str:
+    """The leaves of a nested jsonargparse message, on one line."""
+    kept = [line.strip() for line in message.splitlines()]
+    kept = [line.removeprefix("- ") for line in kept if line and not _SCAFFOLD.match(line)]
+    text = ""
+    for line in dict.fromkeys(kept):
+        text += line if not text else f" {line}" if text.endswith(":") else f"; {line}"
+    if "Expected a <class 'str'>. Got value:" in text and not text.endswith(_QUOTES):
+        text += _QUOTES
+    return text or message
 
 
 class Cli(LightningCLI):
     """LightningCLI that records the run."""
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
-        """The recipe's trainer, with the run record added."""
+        """The recipe's trainer, with the run record, predictions and whole checkpoints added."""
         seed = self._get(self.config_init, "seed_everything")
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.append(RunRecord(seed if isinstance(seed, int) else None))  # type: ignore[attr-defined]
+        record = RunRecord(seed if isinstance(seed, int) else None)
+        trainer.callbacks.extend([record, Predictions()])  # type: ignore[attr-defined]
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
         return trainer
+
+    def _parse_ckpt_path(self) -> None:
+        """The recipe says what is built; of the checkpoint only make sure that it can be read."""
+        command = self.config["subcommand"]
+        path = self.config[command].get("ckpt_path")
+        if path is not None and path not in ("best", "last", "hpc", "registry"):
+            read_checkpoint(path)
+        elif path is None and command in ("test", "predict"):
+            log.warning("no --ckpt_path: %s uses the weights that the recipe starts from", command)
 
 
 def resolve(argv: list[str]) -> tuple[list[str], str]:
@@ -125,17 +105,43 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
     return resolved, name
 
 
+def quiet() -> None:
+    """Keep Lightning's advertising and irrelevant warnings off the screen; show the split audit."""
+    for message in _SILENT:
+        warnings.filterwarnings("ignore", message=message)
+
+    def keep(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_CHATTER)
+
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
+        logging.getLogger(name).addFilter(keep)
+    audit = logging.getLogger("neurofm.data.module")
+    if not audit.handlers:
+        audit.addHandler(logging.StreamHandler())
+        audit.setLevel(logging.INFO)
+        audit.propagate = False
+
+
 def main(argv: list[str]) -> int:
     """Run one LightningCLI subcommand."""
     resolved, name = resolve(argv)
-    # A frozen tokenizer stays in evaluation mode on purpose.
-    warnings.filterwarnings("ignore", message="Found .* module.* in eval mode")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    quiet()
+    try:
+        _run(resolved, name)
+    except ValueError as error:
+        if "Does not validate against" in str(error):
+            raise ValueError(plain(str(error))) from error
+        raise
+    return 0
+
+
+def _run(words: list[str], name: str) -> None:
     Cli(
         Task,
         BrainData,
         subclass_mode_model=True,
         subclass_mode_data=True,
+        parser_class=Parser,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={
             "logger": {
@@ -154,9 +160,5 @@ def main(argv: list[str]) -> int:
             "log_every_n_steps": 1,
         },
         parser_kwargs={"prog": "neurofm"},
-        args=resolved,
+        args=words,
     )
-    return 0
-
-
-__all__ = ["CSVLogger", "Cli", "RunRecord", "main", "versions"]

@@ -1,8 +1,8 @@
 """BrainData: corpora, preprocessing, windows and a split, as one Lightning data module.
 
-Recordings are prepared once to the store, windows are cut from it, and the split is made by subject,
-session, run or time before any window is drawn; a leak stops the run. The training loader has a
-state, so that a checkpoint taken in the middle of an epoch resumes at the next window.
+Recordings are prepared once to the store, windows are cut from it, and the split is made by
+subject, session, run or time before any window is drawn; a leak stops the run. The training loader
+has a state, so that a checkpoint taken in the middle of an epoch resumes at the next window.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BatchLoader:
         batch_size: Windows in a batch, per process.
         shuffle: A new order each epoch.
         seed: Of the order.
-        drop_last: Leave out an incomplete last batch.
+        drop_last: Leave out an incomplete last batch, unless it is the only one.
         num_workers: Worker processes that read.
     """
 
@@ -61,34 +61,41 @@ class BatchLoader:
     ) -> None:
         if not len(indices):
             raise ValueError("BatchLoader: no windows in this part of the split.")
+        if batch_size < 1:
+            raise ValueError(f"BatchLoader: batch_size is {batch_size}, expected at least 1.")
         self.windows = windows
         self.indices = np.asarray(indices, dtype=np.int64)
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.drop_last = drop_last and len(indices) >= batch_size
+        self.drop_last = drop_last
         self.num_workers = num_workers
         self.epoch = -1
         self.position = 0
         self._resume = False
 
+    def _share(self) -> tuple[int, int, int]:
+        """Rank, number of processes, and windows of each; the surplus repeats from the start."""
+        rank, world = 0, 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return rank, world, -(-len(self.indices) // world)
+
     def _batches(self) -> list[list[int]]:
         order = self.indices
         if self.shuffle:
             order = np.random.default_rng([self.seed, max(self.epoch, 0)]).permutation(order)
-        rank, world = 0, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        # Every process gets the same number of windows; the surplus repeats from the start.
-        each = -(-len(order) // world)
+        rank, world, each = self._share()
         order = np.resize(order, each * world)[rank::world]
-        batches = [order[i : i + self.batch_size].tolist() for i in range(0, each, self.batch_size)]
-        if self.drop_last and len(batches[-1]) < self.batch_size:
-            batches.pop()
-        return batches
+        return [
+            order[i * self.batch_size : (i + 1) * self.batch_size].tolist()
+            for i in range(len(self))
+        ]
 
     def __len__(self) -> int:
-        return len(self._batches())
+        each = self._share()[2]
+        whole = each // self.batch_size
+        return whole if self.drop_last and whole else -(-each // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._resume:
@@ -99,19 +106,51 @@ class BatchLoader:
             batch_sampler=self._batches()[self.position :],
             num_workers=self.num_workers,
             collate_fn=_identity,
+            # Its own random numbers: taking one of the global ones would change a resumed run.
+            generator=torch.Generator().manual_seed(self.seed),
         )
         for batch in loader:
             self.position += 1
             yield batch
 
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and number of batches already given out in it."""
-        return {"epoch": self.epoch, "position": self.position}
+    def finish(self) -> None:
+        """Declare the epoch over, although batches are left (`limit_train_batches`)."""
+        self.position = len(self)
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue behind the last batch given out."""
-        self.epoch, self.position = state["epoch"], state["position"]
-        self._resume = 0 <= self.epoch and self.position < len(self)
+    def _order(self) -> list[int]:
+        """All that the order of windows depends on, apart from the epoch."""
+        return [len(self.indices), self.batch_size, self.seed, self.shuffle, self._share()[1]]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch, number of batches already given out in it, and what their order depends on."""
+        over = self.position >= len(self)
+        return {
+            "epoch": self.epoch,
+            "position": self.position,
+            "over": over,
+            "order": self._order(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue behind the last batch given out.
+
+        Raises:
+            ValueError: In the middle of an epoch the remaining windows would be other ones.
+        """
+        resume = state["epoch"] >= 0 and not state["over"]
+        if resume and state["order"] != self._order():
+            names = ("windows", "batch_size", "seed", "shuffle", "processes")
+            changed = [
+                f"{name} {before} is now {now}"
+                for name, before, now in zip(names, state["order"], self._order(), strict=True)
+                if before != now
+            ]
+            raise ValueError(
+                f"This checkpoint was taken in the middle of an epoch and {', '.join(changed)}: "
+                "windows would be repeated or skipped. Resume with the same data, or start a new "
+                "run from the model by `neurofm.load_model`."
+            )
+        self.epoch, self.position, self._resume = state["epoch"], state["position"], resume
 
 
 class BrainData(lightning.LightningDataModule):
@@ -234,7 +273,7 @@ class BrainData(lightning.LightningDataModule):
             return self._named_split(rows, self.validate, self.test)
         fractions = (1 - self.validate - self.test, self.validate, self.test)
         if self.split_by == "time":
-            return by_time(rows, fractions=fractions, gap_s=self.window_s)
+            return by_time(rows, fractions=fractions)
         return by_group(rows, by=self.split_by, fractions=fractions, seed=self.seed)
 
     def _named_split(self, rows: list[Row], validate: list[str], test: list[str]) -> Split:
@@ -252,6 +291,12 @@ class BrainData(lightning.LightningDataModule):
                     f"there are {sorted(set(values))}."
                 )
             sides[side] = set().union(*found.values())
+        both = sorted(sides["validate"] & sides["test"])
+        if both:
+            raise ValueError(
+                f"BrainData: {self.split_by} {both} is named by `validate` and by `test`; each "
+                "belongs to one side."
+            )
         part = [
             "test" if v in sides["test"] else "validate" if v in sides["validate"] else "train"
             for v in values
@@ -267,6 +312,12 @@ class BrainData(lightning.LightningDataModule):
         if self.windows is None or self.split is None:
             raise ValueError("BrainData: call setup() first.")
         train = side == "train"
+        if not getattr(self.split, side):
+            raise ValueError(
+                f"BrainData: no window is on the {side} side of the split by {self.split_by} "
+                f"(validate: {self.validate}, test: {self.test}). Name other values, or give a "
+                "larger fraction."
+            )
         return BatchLoader(
             self.windows,
             getattr(self.split, side),

@@ -136,13 +136,14 @@ def newest_checkpoint(folder: str | Path) -> Path:
         FileNotFoundError: The folder is no run, or holds no finished checkpoint.
     """
     folder = Path(folder)
-    found = [
-        sorted(folder.glob(pattern), key=lambda file: file.stat().st_mtime)
-        for pattern in ("**/best*.ckpt", "**/last*.ckpt")
-    ]
-    for files in found:
-        if files:
-            return files[-1]
+    files = [file for name in ("best", "last") for file in folder.glob(f"**/{name}*.ckpt")]
+    if files:
+        # All checkpoints of the folder that was written last; in it the best before the last.
+        newest = max(files, key=lambda file: file.stat().st_mtime_ns).parent
+        return max(
+            (file for file in files if file.parent == newest),
+            key=lambda file: (file.name.startswith("best"), file.stat().st_mtime_ns),
+        )
     raise FileNotFoundError(
         f"{folder}: no checkpoint there yet. Run the recipe of that name first: "
         f"`neurofm fit --config {folder.name}`."
@@ -157,7 +158,9 @@ def _load(
     trusted: tuple[str, ...],
 ) -> nn.Module:
     path = Path(name)
-    if path.suffix == "" and (path.is_dir() or len(path.parts) > 1):
+    if str(name) not in cards.names("models") and (
+        path.is_dir() or (path.suffix == "" and len(path.parts) > 1)
+    ):
         path = newest_checkpoint(path)
     suffix = path.suffix
     if suffix in (".safetensors", ".ckpt") and (weights is not None or tokenizer is not None):
@@ -204,6 +207,16 @@ class Conversion:
     unused: tuple[str, ...]
 
 
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Contents of a training checkpoint, if they are tensors and plain data.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Damaged, or it needs more than plain data, which could run code.
+    """
+    return _unpickle(_existing(path))
+
+
 def convert_checkpoint(path: str | Path, model: str, out: str | Path) -> Conversion:
     """Turn a published checkpoint into a file of ours.
 
@@ -246,7 +259,7 @@ def _load_safetensors(path: Path, trusted: tuple[str, ...]) -> nn.Module:
 
 
 def _load_lightning(path: Path, trusted: tuple[str, ...]) -> nn.Module:
-    checkpoint = _unpickle(_existing(path))
+    checkpoint = read_checkpoint(path)
     parameters = checkpoint.get("hyper_parameters") or {}
     for role in ("model", "tokenizer"):
         spec = parameters.get(role)

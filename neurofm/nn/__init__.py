@@ -2,7 +2,15 @@
 
 from neurofm.nn.conv import SEANetDecoder, SEANetEncoder
 from neurofm.nn.positions import Rotary
-from neurofm.nn.quantize import Quantized, ResidualVQ, VectorQuantizer, codebook_health, kmeans
+from neurofm.nn.quantize import (
+    Quantized,
+    ResidualVQ,
+    VectorQuantizer,
+    codebook_health,
+    count_codes,
+    health_of_counts,
+    kmeans,
+)
 from neurofm.nn.transformer import CrissCrossBlock, FeedForward, RMSNorm, SelfAttention
 
 __all__ = [
@@ -13,6 +21,8 @@ __all__ = [
     "VectorQuantizer",
     "Quantized",
     "codebook_health",
+    "count_codes",
+    "health_of_counts",
     "kmeans",
     "CrissCrossBlock",
     "FeedForward",

@@ -299,7 +299,21 @@ class ResidualVQ(nn.Module):
 
 
 def codebook_health(codes: Int[Tensor, "... level"], codebook_size: int) -> dict[str, list[float]]:
-    """How well the codes of some tokens use each codebook.
+    """How well the codes of some tokens use each codebook; see `health_of_counts`."""
+    return health_of_counts(count_codes(codes, codebook_size))
+
+
+def count_codes(codes: Int[Tensor, "... level"], codebook_size: int) -> Int[Tensor, "level code"]:
+    """How often each code occurs; counts of several batches can be added."""
+    levels = codes.flatten(0, -2).unbind(-1)
+    return torch.stack([torch.bincount(level, minlength=codebook_size) for level in levels])
+
+
+def health_of_counts(counts: Int[Tensor, "level code"]) -> dict[str, list[float]]:
+    """How well tokens use each codebook.
+
+    Args:
+        counts: How often each code occurs.
 
     Returns:
         One value per level: "usage" (fraction of codes seen), "perplexity" (number of equally
@@ -307,13 +321,13 @@ def codebook_health(codes: Int[Tensor, "... level"], codebook_size: int) -> dict
         of a predictor that knows the code frequencies alone).
     """
     health: dict[str, list[float]] = {"usage": [], "perplexity": [], "dead": [], "entropy": []}
-    for level in codes.flatten(0, -2).unbind(-1):
-        count = torch.bincount(level, minlength=codebook_size).double()
+    for level in counts.cpu():
+        count = level.double()
         share = count / count.sum()
         entropy = float(-(share * share.clamp(min=1e-300).log()).sum())
         used = int((count > 0).sum())
-        health["usage"].append(used / codebook_size)
+        health["usage"].append(used / len(count))
         health["perplexity"].append(float(torch.tensor(entropy).exp()))
-        health["dead"].append(float(codebook_size - used))
+        health["dead"].append(float(len(count) - used))
         health["entropy"].append(entropy)
     return health

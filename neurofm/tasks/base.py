@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from neurofm.batch import Batch
 from neurofm.cards import build, spec_of
+from neurofm.io.checkpoint import read_checkpoint
 
 
 class Task(lightning.LightningModule):
@@ -59,11 +62,31 @@ class Task(lightning.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the scores of a validation batch."""
-        self.step(batch, "validate")
+        with self._same_draws(batch_idx):
+            self.step(batch, "validate")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the scores of a test batch."""
-        self.step(batch, "test")
+        with self._same_draws(batch_idx):
+            self.step(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Tasks that predict nothing say so."""
+        raise ValueError(f"{type(self).__name__} predicts no labels; use a recipe of Decode.")
+
+    @contextmanager
+    def _same_draws(self, batch_idx: int) -> Iterator[None]:
+        """The same masks and noise for a batch every time, so that epochs can be compared."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(batch_idx)
+            yield
+
+    def on_train_epoch_end(self) -> None:
+        """Let a checkpoint of this moment continue with the next epoch; call it in subclasses."""
+        finish = getattr(self.trainer.train_dataloader, "finish", None)
+        if finish is not None:
+            finish()
 
     def record(self, values: dict[str, Tensor], *, stage: str, size: int, bar: str = "") -> None:
         """Log scalars under `stage/`; the one called `bar` also shows on the progress bar."""
@@ -99,7 +122,13 @@ class Task(lightning.LightningModule):
         optimizer = torch.optim.AdamW(
             list(self._groups()), lr=self.lr, betas=self.betas, eps=self.eps
         )
-        total = max(int(self.trainer.estimated_stepping_batches), 1)
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ValueError(
+                f"{type(self).__name__}: the learning rate follows the length of the run, and this "
+                "one has no end. Set trainer.max_epochs or trainer.max_steps."
+            )
+        total = max(int(steps), 1)
         warmup = max(int(self.warmup * total), 1)
 
         def factor(step: int) -> float:
@@ -119,7 +148,9 @@ class Task(lightning.LightningModule):
         spec = spec_of(self)
         checkpoint["task"] = spec["class_path"]
         checkpoint["hyper_parameters"] = spec["init_args"]
-        checkpoint["random"] = torch.get_rng_state()
+        checkpoint["random"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another task before its weights are tried."""
@@ -132,14 +163,25 @@ class Task(lightning.LightningModule):
         self._random = checkpoint.get("random")
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *_: Any, **__: Any) -> Any:
-        """Rebuild task, model and readout from a checkpoint, without pickle."""
-        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
-        spec = {
-            "class_path": checkpoint["task"],
-            "init_args": checkpoint["hyper_parameters"],
-        }
-        task = build(spec)
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, *, trusted: tuple[str, ...] = ("neurofm",)
+    ) -> Any:
+        """Rebuild task, model and readout from a checkpoint, without pickle.
+
+        Args:
+            trusted: Packages whose classes the file may name.
+
+        Raises:
+            ValueError: Damaged, or not a checkpoint of this task.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        class_path = checkpoint.get("task")
+        if class_path is None:
+            raise ValueError(f"{checkpoint_path}: not a checkpoint of one of neurofm's tasks.")
+        spec = {"class_path": class_path, "init_args": checkpoint["hyper_parameters"]}
+        task = build(spec, trusted=trusted)
+        if not isinstance(task, cls):
+            raise ValueError(f"{checkpoint_path}: holds a {class_path}, not a {cls.__name__}.")
         task.load_state_dict(checkpoint["state_dict"])
         return task.eval()
 
@@ -147,5 +189,7 @@ class Task(lightning.LightningModule):
         """When resuming, continue the random numbers where the checkpoint left them."""
         state = getattr(self, "_random", None)
         if state is not None:
-            torch.set_rng_state(state.cpu())
+            torch.set_rng_state(state["cpu"].cpu())
+            if "cuda" in state and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)
             self._random = None

@@ -70,8 +70,10 @@ class Decode(Task):
         self._seen: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
-        """Compare the number of classes with the data's."""
+        """Compare the number of classes with the data's, and forget tokens of other data."""
         super().setup(stage)
+        if self._cache is not None:
+            self._cache.clear()
         data = getattr(self.trainer, "datamodule", None)
         given = getattr(data, "n_outputs", self.n_outputs)
         if given != self.n_outputs:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from neurofm.batch import Batch, BrainModel, Objective, Tokenizer
 from neurofm.cards import configured
-from neurofm.nn import codebook_health
 from neurofm.objectives import MaskedCodes
 from neurofm.tasks.base import Task
+from neurofm.tasks.code_use import CodeUse
 from neurofm.tasks.token_cache import TokenCache, has_frozen_tokenizer
 
 
@@ -49,29 +49,37 @@ class Pretrain(Task):
         self.objective = cast(nn.Module, objective or MaskedCodes())
         cached = cache_tokens and has_frozen_tokenizer(self.model)
         self._cache = TokenCache(cast(Any, model).tokenize) if cached else None
-        self._codes: dict[str, list[Tensor]] = {}
+        self._use = CodeUse()
+
+    def setup(self, stage: str) -> None:
+        """Tokens kept from other data are worth nothing for these."""
+        super().setup(stage)
+        if self._cache is not None:
+            self._cache.clear()
 
     def step(self, batch: Batch, stage: str) -> Tensor:
         """Loss of the objective."""
-        if self._cache is not None and batch.tokens is None:
+        if batch.tokens is None and self._cache is not None:
             batch = self._cache(batch)
+        elif batch.tokens is None and has_frozen_tokenizer(self.model):
+            batch = replace(batch, tokens=cast(Any, self.model).tokenize(batch))
         out = self.objective(self.model, batch)
         self.record(out, stage=stage, size=len(batch), bar="loss")
         if batch.tokens is not None and batch.tokens.codes is not None:
-            self._codes.setdefault(stage, []).append(batch.tokens.codes[batch.tokens.mask].cpu())
+            n_codes = cast(Tokenizer, self.model.tokenizer).n_codes
+            # A model may predict the coarse levels alone; the loss is compared with theirs.
+            levels = getattr(self.model, "n_levels", batch.tokens.codes.shape[-1])
+            self._use.add(stage, batch.tokens.codes[batch.tokens.mask][:, :levels], n_codes)
         return out["loss"]
 
     def _entropy(self, stage: str) -> None:
-        codes = self._codes.pop(stage, None)
-        if codes is not None:
-            health = codebook_health(
-                torch.cat(codes), cast(Tokenizer, self.model.tokenizer).n_codes
-            )
-            entropy = health["entropy"]
-            self.log(f"{stage}/unigram_entropy", sum(entropy) / len(entropy), sync_dist=True)
+        health = self._use.pop(stage)
+        if health:
+            self.log(f"{stage}/unigram_entropy", health["entropy"], sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         """Loss of a guess by frequency, training side."""
+        super().on_train_epoch_end()
         self._entropy("train")
 
     def on_validation_epoch_end(self) -> None:

@@ -1,7 +1,9 @@
 """Tokens of windows that a frozen tokenizer has already seen.
 
 A frozen tokenizer gives the same tokens every epoch, and is most of the cost of a step on a CPU:
-each window is tokenized once and its tokens are kept in memory.
+each window is tokenized once and its tokens are kept in memory. A window is known by its recording
+and onset, so a cache belongs to one data module, and signals that were changed (occluded, say) must
+not pass through it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ from neurofm.batch import Batch, Tokens
 class TokenCache:
     """Adds tokens to batches, computing each window's only once.
 
+    Windows are tokenized one at a time, so that what is kept depends neither on the batch in which
+    a window came first nor on padding there: a resumed run finds the same tokens. Once the memory
+    is used up, other windows are tokenized batch by batch.
+
     Args:
         tokenize: The frozen tokenizer.
         limit_gb: Windows beyond this much memory are tokenized anew each time.
@@ -26,35 +32,36 @@ class TokenCache:
     def __init__(self, tokenize: Callable[[Batch], Tokens], *, limit_gb: float = 2.0) -> None:
         self.tokenize = tokenize
         self.limit = int(limit_gb * 1e9)
+        self.bytes = 0
         self._kept: dict[tuple[int, float], Tokens] = {}
-        self._bytes = 0
+        self._full = False
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def clear(self) -> None:
+        """Forget everything: other data follow, whose recordings have the same numbers."""
+        self._kept, self.bytes, self._full = {}, 0, False
 
     def __call__(self, batch: Batch) -> Batch:
         """The batch with `tokens` filled in."""
         keys = list(zip(batch.recording.tolist(), batch.onset.tolist(), strict=True))
-        if not all(key in self._kept for key in keys):
-            with torch.no_grad():
-                tokens = self.tokenize(batch)
+        with torch.no_grad():
             for i, key in enumerate(keys):
-                self._keep(key, _map(tokens, lambda t, i=i: t[i].cpu().clone()))  # type: ignore[misc]
-            return replace(batch, tokens=tokens)
-        rows = [self._kept[key] for key in keys]
-        stacked = {
-            item.name: torch.stack([getattr(row, item.name) for row in rows]).to(batch.x.device)
-            for item in fields(Tokens)
-            if getattr(rows[0], item.name) is not None
-        }
-        return replace(batch, tokens=Tokens(**stacked))
+                if key not in self._kept and not self._full:
+                    self._keep(key, self.tokenize(_window(batch, i))._map(lambda t: t[0].cpu()))
+            if not all(key in self._kept for key in keys):
+                return replace(batch, tokens=self.tokenize(batch))
+        return replace(batch, tokens=_stack([self._kept[key] for key in keys]).to(batch.x.device))
 
     def _keep(self, key: tuple[int, float], tokens: Tokens) -> None:
-        size = sum(
-            value.numel() * value.element_size()
-            for item in fields(tokens)
-            if (value := getattr(tokens, item.name)) is not None
-        )
-        if key not in self._kept and self._bytes + size <= self.limit:
-            self._kept[key] = tokens
-            self._bytes += size
+        values = [getattr(tokens, item.name) for item in fields(tokens)]
+        size = sum(value.numel() * value.element_size() for value in values if value is not None)
+        if self.bytes + size > self.limit:
+            self._full = True
+            return
+        self._kept[key] = tokens
+        self.bytes += size
 
 
 def has_frozen_tokenizer(model: nn.Module) -> bool:
@@ -67,10 +74,42 @@ def has_frozen_tokenizer(model: nn.Module) -> bool:
     )
 
 
-def _map(tokens: Tokens, function: Callable[[Tensor], Tensor]) -> Tokens:
-    changed = {
-        item.name: function(value)
-        for item in fields(tokens)
-        if (value := getattr(tokens, item.name)) is not None
-    }
-    return replace(tokens, **changed)
+def _window(batch: Batch, i: int) -> Batch:
+    """One window of a batch, without the channels that are padding in it."""
+    real = batch.channel_mask[i]
+    return replace(
+        batch,
+        x=batch.x[i : i + 1, real],
+        channel_mask=batch.channel_mask[i : i + 1, real],
+        kind=batch.kind[i : i + 1, real],
+        position=batch.position[i : i + 1, real],
+        orientation=batch.orientation[i : i + 1, real],
+        has_position=batch.has_position[i : i + 1, real],
+        onset=batch.onset[i : i + 1],
+        subject=batch.subject[i : i + 1],
+        recording=batch.recording[i : i + 1],
+        y=None if batch.y is None else batch.y[i : i + 1],
+    )
+
+
+def _stack(rows: list[Tokens]) -> Tokens:
+    """Tokens of single windows as those of a batch, padded to the largest number."""
+    count = max(len(row.mask) for row in rows)
+
+    def stack(name: str, padding: float = 0) -> Tensor:
+        parts = []
+        for row in rows:
+            value = getattr(row, name)
+            missing = count - len(value)
+            if missing:
+                value = torch.cat([value, value.new_full((missing, *value.shape[1:]), padding)])
+            parts.append(value)
+        return torch.stack(parts)
+
+    return Tokens(
+        values=stack("values"),
+        mask=stack("mask"),
+        channel=stack("channel", -1),
+        time=stack("time"),
+        codes=None if rows[0].codes is None else stack("codes"),
+    )

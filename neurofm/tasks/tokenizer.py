@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 
 from neurofm.batch import Batch, Tokenizer
 from neurofm.cards import configured
-from neurofm.nn import codebook_health
 from neurofm.tasks.base import Task
+from neurofm.tasks.code_use import CodeUse
 
 
 @configured
@@ -19,6 +20,8 @@ class TrainTokenizer(Task):
 
     Args:
         tokenizer: Has `loss(batch) -> dict` with "loss", its parts, and "codes" (... level).
+        n_channels: Train on a random choice of this many channels of each batch: several times
+            cheaper, and a tokenizer that takes any set of sensors meets more of them.
 
     Source of the defaults: stage 1 of BrainOmni (AdamW 0.5/0.9, eps 1e-5, weight decay 0.01).
     """
@@ -27,6 +30,7 @@ class TrainTokenizer(Task):
         self,
         tokenizer: Tokenizer,
         *,
+        n_channels: int | None = None,
         lr: float = 2e-4,
         weight_decay: float = 1e-2,
         betas: tuple[float, float] = (0.5, 0.9),
@@ -40,24 +44,37 @@ class TrainTokenizer(Task):
         if not hasattr(tokenizer, "loss"):
             raise ValueError(f"{type(tokenizer).__name__} has no `loss`: it is not trained.")
         self.tokenizer = cast(nn.Module, tokenizer)
-        self._codes: dict[str, list[Tensor]] = {}
+        if n_channels is not None and n_channels < 1:
+            raise ValueError(f"TrainTokenizer: n_channels is {n_channels}, expected at least 1.")
+        self.n_channels = n_channels
+        self._use = CodeUse()
 
     def step(self, batch: Batch, stage: str) -> Tensor:
         """Reconstruction loss and its parts."""
+        if stage == "train" and self.n_channels is not None:
+            batch = some_channels(batch, self.n_channels)
         losses = dict(cast(Any, self.tokenizer).loss(batch))
         codes = losses.pop("codes")
-        self._codes.setdefault(stage, []).append(codes.detach().flatten(0, -2).cpu())
+        self._use.add(stage, codes, cast(Tokenizer, self.tokenizer).n_codes)
         self.record(losses, stage=stage, size=len(batch), bar="loss")
         return losses["loss"]
 
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the scores of a validation batch.
+
+        Not in Lightning's check before the first step: an untrained code book starts from the first
+        batch it meets, which must be one of training.
+        """
+        if not self.trainer.sanity_checking:
+            super().validation_step(batch, batch_idx)
+
     def _health(self, stage: str) -> None:
-        codes = torch.cat(self._codes.pop(stage))
-        health = codebook_health(codes, cast(Tokenizer, self.tokenizer).n_codes)
-        for name, levels in health.items():
-            self.log(f"{stage}/codebook_{name}", sum(levels) / len(levels), sync_dist=True)
+        for name, value in self._use.pop(stage).items():
+            self.log(f"{stage}/codebook_{name}", value, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         """Use of the code book over the epoch."""
+        super().on_train_epoch_end()
         self._health("train")
 
     def on_validation_epoch_end(self) -> None:
@@ -67,3 +84,22 @@ class TrainTokenizer(Task):
     def on_test_epoch_end(self) -> None:
         """Use of the code book on the test side."""
         self._health("test")
+
+
+def some_channels(batch: Batch, n: int) -> Batch:
+    """The batch with `n` of its channels, drawn at random; all of them if there are fewer."""
+    count = batch.x.shape[1]
+    if n >= count:
+        return batch
+    # Channels that are real in every window first, so that no window is left without one.
+    rank = torch.rand(count) + (~batch.channel_mask.all(0)).cpu()
+    chosen = rank.argsort()[:n].to(batch.x.device)
+    return replace(
+        batch,
+        x=batch.x[:, chosen],
+        channel_mask=batch.channel_mask[:, chosen],
+        kind=batch.kind[:, chosen],
+        position=batch.position[:, chosen],
+        orientation=batch.orientation[:, chosen],
+        has_position=batch.has_position[:, chosen],
+    )

@@ -1,0 +1,170 @@
+"""What a training run leaves in its folder: `run.json`, predictions, and whole checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
+
+from neurofm.batch import Batch
+from neurofm.data.module import BrainData
+
+PACKAGES = ("neurofm", "torch", "lightning", "mne", "numpy", "scipy", "braindecode")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a run depends on, and the git commit if the package runs from a checkout."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    checkout = Path(__file__).parents[2]
+    if (checkout / ".git").exists():
+        # No git, or a checkout of somebody else: no commit.
+        with suppress(OSError, subprocess.CalledProcessError):
+            found["commit"] = subprocess.run(
+                ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout.strip()
+    return found
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a killed run leaves the earlier one."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """All or nothing."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+class RunRecord(Callback):
+    """Write `run.json`: versions, seed, split lists, and the metrics when the run ends."""
+
+    def __init__(self, seed: int | None) -> None:
+        self.seed = seed
+
+    def _write(self, trainer: lightning.Trainer, **more: Any) -> None:
+        if not trainer.is_global_zero or trainer.log_dir is None:
+            return
+        folder = Path(trainer.log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / "run.json"
+        record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        record |= {"versions": versions(), "seed": self.seed, "threads": torch.get_num_threads()}
+        data = getattr(trainer, "datamodule", None)
+        if isinstance(data, BrainData) and data.split is not None:
+            rows = data.rows
+            record["split"] = {
+                "name": data.split.name,
+                **{
+                    side: sorted({rows[i].recording for i in members})
+                    for side, members in data.split.sides.items()
+                },
+            }
+            record["datasets"] = data.datasets
+        record |= more
+        temporary = file.with_suffix(".tmp")
+        temporary.write_text(json.dumps(record, indent=1))
+        temporary.replace(file)
+
+    def on_fit_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Before the first step."""
+        self._write(trainer)
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """With the final metrics."""
+        self._write(trainer, metrics=_numbers(trainer))
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """With the metrics of a validation that is not part of a fit."""
+        if trainer.state.fn == "validate":
+            self._write(trainer, validate=_numbers(trainer))
+
+    def on_test_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """With the test metrics."""
+        self._write(trainer, test=_numbers(trainer))
+
+
+def _numbers(trainer: lightning.Trainer) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+class Predictions(Callback):
+    """Write `predictions.csv`: one row per window with its class probabilities."""
+
+    def __init__(self) -> None:
+        self._rows: list[list[Any]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: Any,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Remember the logits of a batch as probabilities."""
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(outputs, Tensor) or not isinstance(data, BrainData):
+            return
+        if data.windows is None or not data.labels:
+            return
+        probability = outputs.float().softmax(1).cpu()
+        true = [""] * len(batch) if batch.y is None else [data.labels[k] for k in batch.y.tolist()]
+        for i, (recording, onset) in enumerate(
+            zip(batch.recording.tolist(), batch.onset.tolist(), strict=True)
+        ):
+            self._rows.append(
+                [
+                    data.windows.entries[recording].recording.id,
+                    f"{onset:.6g}",
+                    true[i],
+                    data.labels[int(probability[i].argmax())],
+                    *(f"{value:.6f}" for value in probability[i].tolist()),
+                ]
+            )
+
+    def on_predict_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Write the table; of several processes each its own."""
+        if not self._rows or trainer.log_dir is None:
+            return
+        rank = trainer.global_rank
+        file = Path(trainer.log_dir) / f"predictions{f'.{rank}' if rank else ''}.csv"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        labels = trainer.datamodule.labels  # type: ignore[attr-defined]
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(
+                ["recording", "onset_s", "true", "predicted", *(f"p_{name}" for name in labels)]
+            )
+            writer.writerows(self._rows)
+        self._rows = []
