@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from neurofm.batch import Batch
 from neurofm.cards import build, spec_of
+from neurofm.data.module import BatchLoader
 from neurofm.io.checkpoint import read_checkpoint
 
 
@@ -46,6 +47,7 @@ class Task(lightning.LightningModule):
         super().__init__()
         self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, betas, eps
         self.warmup, self.final_lr = warmup, final_lr
+        self._resume: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Models come loaded in evaluation mode; training needs the other one."""
@@ -84,9 +86,9 @@ class Task(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Let a checkpoint of this moment continue with the next epoch; call it in subclasses."""
-        finish = getattr(self.trainer.train_dataloader, "finish", None)
-        if finish is not None:
-            finish()
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, BatchLoader):
+            loader.finish()
 
     def record(self, values: dict[str, Tensor], *, stage: str, size: int, bar: str = "") -> None:
         """Log scalars under `stage/`; the one called `bar` also shows on the progress bar."""
@@ -144,13 +146,20 @@ class Task(lightning.LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what rebuilds the task, and the state of the random numbers: plain data only."""
+        """Keep what rebuilds the task, the state of the random numbers, and the place in the epoch.
+
+        Plain data only. Lightning stores the state of the loader too, but does not restore it when
+        the loader was asked for its length before, which our learning rate does.
+        """
         spec = spec_of(self)
         checkpoint["task"] = spec["class_path"]
         checkpoint["hyper_parameters"] = spec["init_args"]
         checkpoint["random"] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             checkpoint["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, BatchLoader):
+            checkpoint["loader"] = loader.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of another task before its weights are tried."""
@@ -160,7 +169,8 @@ class Task(lightning.LightningModule):
                 f"This checkpoint was written by {task}, not by {mine}. To start from its model, "
                 "name it in the recipe by `neurofm.load_model`; `--ckpt_path` resumes one task."
             )
-        self._random = checkpoint.get("random")
+        if self.trainer.state.fn == "fit":
+            self._resume = {k: checkpoint[k] for k in ("random", "loader") if k in checkpoint}
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -186,10 +196,13 @@ class Task(lightning.LightningModule):
         return task.eval()
 
     def on_train_start(self) -> None:
-        """When resuming, continue the random numbers where the checkpoint left them."""
-        state = getattr(self, "_random", None)
-        if state is not None:
-            torch.set_rng_state(state["cpu"].cpu())
-            if "cuda" in state and self.device.type == "cuda":
-                torch.cuda.set_rng_state(state["cuda"].cpu(), self.device)
-            self._random = None
+        """When resuming, go on where the checkpoint was taken: next batch, next random number."""
+        resume, self._resume = self._resume, {}
+        if not resume:
+            return
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, BatchLoader) and "loader" in resume:
+            loader.load_state_dict(resume["loader"])
+        torch.set_rng_state(resume["random"]["cpu"].cpu())
+        if "cuda" in resume["random"] and self.device.type == "cuda":
+            torch.cuda.set_rng_state(resume["random"]["cuda"].cpu(), self.device)
