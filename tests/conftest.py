@@ -213,3 +213,100 @@ def tiny_corpus(tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> 
             tiny.edf(tmp_path / "eegmmidb" / f"S{subject:03d}" / f"S{subject:03d}R{run:02d}.edf")
     monkeypatch.setenv("NEUROFM_DATA", str(tmp_path))
     yield tmp_path
+
+
+SMALL_TOKENIZER = {
+    "window_length": 64,
+    "n_filters": 4,
+    "ratios": [4, 2, 2],
+    "n_dim": 16,
+    "n_neuro": 4,
+    "codebook_dim": 16,
+    "codebook_size": 32,
+    "num_quantizers": 2,
+    "sfreq": 64.0,
+    "decay": 0.9,
+    "start": "spread",
+    "amplitude_weight": 0.0,
+    "phase_weight": 0.0,
+}
+SMALL_CHANNELS = ["FC3", "FC4", "C3", "Cz", "C4", "CP3"]
+
+
+@dataclass
+class Small:
+    """Three simulated people with two runs at 64 Hz, and cards of a model to train on them.
+
+    `folder` holds `corpus.yaml`, `tokenizer.yaml`, `model.yaml`, and the store, made once.
+    """
+
+    folder: Path
+
+    def data_arguments(self, **changes: Any) -> dict[str, Any]:
+        pick = {"class_path": "neurofm.data.PickChannels", "init_args": {"names": SMALL_CHANNELS}}
+        return {
+            "datasets": [str(self.folder / "corpus.yaml")],
+            "store": str(self.folder / "store"),
+            "preprocess": [pick],
+            "window_s": 4.0,
+            "split_by": "subject",
+            "validate": ["2"],
+            "test": ["3"],
+            "batch_size": 8,
+        } | changes
+
+    def data(self, **changes: Any) -> Any:
+        from neurofm.data import BrainData
+
+        return BrainData(**self.data_arguments(**changes))
+
+    def tokenizer(self, **changes: Any) -> Any:
+        import torch
+
+        from neurofm.tokenizers import BrainTokenizer
+
+        torch.manual_seed(0)
+        return BrainTokenizer(**SMALL_TOKENIZER | changes).eval()
+
+    def model(self, **changes: Any) -> Any:
+        """A model on a tokenizer whose code books have started from one batch."""
+        import torch
+
+        from neurofm.models import BrainOmni
+
+        tokenizer = self.tokenizer()
+        data = self.data()
+        data.setup()
+        with torch.no_grad():
+            tokenizer(data.windows.batch(range(8)))
+        return BrainOmni(
+            tokenizer, **{"lm_dim": 16, "lm_head": 4, "lm_depth": 2, "lm_dropout": 0.1} | changes
+        )
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    import yaml
+
+    folder = tmp_path_factory.mktemp("small")
+    about = {"description": "small", "license": "BSD-3-Clause", "citation": "none"}
+    tokenizer = {"class_path": "neurofm.tokenizers.BrainTokenizer", "init_args": SMALL_TOKENIZER}
+    files = {
+        "corpus": {
+            "modality": "eeg",
+            "line_freq": 60,
+            "folder": None,
+            "reader": {
+                "class_path": "neurofm.io.SyntheticReader",
+                "init_args": {"subjects": 3, "runs": 2, "sfreq": 64.0},
+            },
+        },
+        "tokenizer": tokenizer,
+        "model": {
+            "class_path": "neurofm.models.BrainOmni",
+            "init_args": {"tokenizer": tokenizer, "lm_dim": 16, "lm_head": 4, "lm_depth": 2},
+        },
+    }
+    for name, content in files.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(about | content), encoding="utf-8")
+    return Small(folder)
