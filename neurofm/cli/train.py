@@ -12,7 +12,7 @@ import warnings
 from typing import Any, NoReturn
 
 import lightning
-from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -30,6 +30,7 @@ _SILENT = (
     ".*isinstance.treespec, LeafSpec.*",
     ".*args parameter is intended to run from within Python",
     ".*does not have many workers",
+    r"\s*(By default only one JsonargparseDeprecationWarning|.*was deprecated in v4)",
     "The dirpath has changed",  # a resumed run writes to a folder of its own
 )
 # Parts of a jsonargparse message that say how it looked, not what is wrong.
@@ -67,6 +68,8 @@ class Cli(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """The recipe's trainer, with the run record, predictions and whole checkpoints added."""
         seed = self._get(self.config_init, "seed_everything")
+        asked = self._get(self.config_init, "trainer")
+        self.trainer_defaults["callbacks"] = _callbacks(asked)
         trainer = super().instantiate_trainer(**kwargs)
         record = RunRecord(seed if isinstance(seed, int) else None)
         trainer.callbacks.extend([record, Predictions()])  # type: ignore[attr-defined]
@@ -82,6 +85,24 @@ class Cli(LightningCLI):
             read_checkpoint(path)
         elif path is None and command in ("test", "predict"):
             log.warning("no --ckpt_path: %s uses the weights that the recipe starts from", command)
+
+
+def _callbacks(asked: Any) -> list[Callback]:
+    """Progress and checkpoints, unless the recipe switches them off or brings its own bar."""
+    callbacks: list[Callback] = []
+    bars = [item for item in asked.get("callbacks") or [] if isinstance(item, ProgressBar)]
+    if asked.get("enable_progress_bar") is not False and not bars:
+        callbacks.append(RichProgressBar())
+    if asked.get("enable_checkpointing") is not False:
+        callbacks.append(
+            ModelCheckpoint(
+                filename="best",
+                monitor="validate/loss",
+                save_last=True,
+                enable_version_counter=False,
+            )
+        )
+    return callbacks
 
 
 def resolve(argv: list[str]) -> tuple[list[str], str]:
@@ -110,16 +131,15 @@ def quiet() -> None:
     for message in _SILENT:
         warnings.filterwarnings("ignore", message=message)
 
-    def keep(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_CHATTER)
-
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
-        logging.getLogger(name).addFilter(keep)
+        logging.getLogger(name).addFilter(_worth_reading)
     audit = logging.getLogger("neurofm.data.module")
-    if not audit.handlers:
-        audit.addHandler(logging.StreamHandler())
-        audit.setLevel(logging.INFO)
-        audit.propagate = False
+    audit.handlers = [logging.StreamHandler()]
+    audit.setLevel(logging.INFO)
+
+
+def _worth_reading(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_CHATTER)
 
 
 def main(argv: list[str]) -> int:
@@ -148,15 +168,6 @@ def _run(words: list[str], name: str) -> None:
                 "class_path": "lightning.pytorch.loggers.CSVLogger",
                 "init_args": {"save_dir": "runs", "name": name},
             },
-            "callbacks": [
-                RichProgressBar(),
-                ModelCheckpoint(
-                    filename="best",
-                    monitor="validate/loss",
-                    save_last=True,
-                    enable_version_counter=False,
-                ),
-            ],
             "log_every_n_steps": 1,
         },
         parser_kwargs={"prog": "neurofm"},
