@@ -62,12 +62,55 @@ class LatentMLP(nn.Module):
 
     def forward(self, embedding: Embedding) -> Float[Tensor, "batch output"]:
         """One row of outputs per window."""
-        if embedding.tokens.shape[1] % self.n_sources:
-            raise ValueError(
-                f"LatentMLP: {embedding.tokens.shape[1]} tokens cannot be split into "
-                f"{self.n_sources} sources. Set n_sources to the model's."
-            )
-        tokens = embedding.tokens.unflatten(1, (self.n_sources, -1))
-        weight = embedding.mask.unflatten(1, (self.n_sources, -1)).unsqueeze(-1).to(tokens.dtype)
+        tokens, weight = _by_source(embedding, self.n_sources)
         mean = (tokens * weight).sum(2) / weight.sum(2).clamp(min=1)
         return self.layers(torch.flatten(mean, 1))
+
+
+@configured
+class LatentStatistics(nn.Module):
+    """Mean and standard deviation of each latent source over time, then one linear map.
+
+    A rhythm that fades leaves the mean of a token where it was and shrinks its spread, so the
+    second half carries what power-based decoders use. For embeddings whose tokens are ordered
+    source by source, such as BrainOmni's.
+
+    Args:
+        dim: Features of a token.
+        n_sources: Latent sources.
+        dropout: Before the map, in training mode.
+    """
+
+    def __init__(
+        self, dim: int, n_outputs: int, *, n_sources: int = 16, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.n_outputs = n_outputs
+        self.n_sources = n_sources
+        self.norm = nn.LayerNorm(2 * n_sources * dim)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(2 * n_sources * dim, n_outputs)
+
+    def features(self, embedding: Embedding) -> Float[Tensor, "batch feature"]:
+        """The statistics themselves: means of all sources, then standard deviations."""
+        tokens, weight = _by_source(embedding, self.n_sources)
+        count = weight.sum(2).clamp(min=1)
+        mean = (tokens * weight).sum(2) / count
+        spread = ((tokens - mean.unsqueeze(2)).square() * weight).sum(2) / count
+        return torch.cat([mean.flatten(1), (spread + 1e-8).sqrt().flatten(1)], 1)
+
+    def forward(self, embedding: Embedding) -> Float[Tensor, "batch output"]:
+        """One row of outputs per window."""
+        return self.linear(self.dropout(self.norm(self.features(embedding))))
+
+
+def _by_source(embedding: Embedding, n_sources: int) -> tuple[Tensor, Tensor]:
+    """Tokens as `batch source step dim`, and 1 where a step is real."""
+    if embedding.tokens.shape[1] % n_sources:
+        raise ValueError(
+            f"{embedding.tokens.shape[1]} tokens cannot be split into {n_sources} sources. Set the "
+            "readout's n_sources to the model's."
+        )
+    tokens = embedding.tokens.unflatten(1, (n_sources, -1))
+    weight = embedding.mask.unflatten(1, (n_sources, -1)).unsqueeze(-1).to(tokens.dtype)
+    return tokens, weight
