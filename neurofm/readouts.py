@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from neurofm.batch import Embedding
 from neurofm.cards import configured
-from neurofm.shapes import Float
 
 
 @configured
@@ -28,8 +27,8 @@ class PooledLinear(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(dim, n_outputs)
 
-    def forward(self, embedding: Embedding) -> Float[Tensor, "batch output"]:
-        """One row of outputs per window."""
+    def forward(self, embedding: Embedding) -> Tensor:
+        """batch output"""
         return self.linear(self.dropout(embedding.pooled()))
 
 
@@ -60,8 +59,8 @@ class LatentMLP(nn.Module):
             nn.Linear(dim, n_outputs),
         )
 
-    def forward(self, embedding: Embedding) -> Float[Tensor, "batch output"]:
-        """One row of outputs per window."""
+    def forward(self, embedding: Embedding) -> Tensor:
+        """batch output"""
         tokens, weight = _by_source(embedding, self.n_sources)
         mean = (tokens * weight).sum(2) / weight.sum(2).clamp(min=1)
         return self.layers(torch.flatten(mean, 1))
@@ -99,8 +98,8 @@ class LatentStatistics(nn.Module):
         spread = ((tokens - mean.unsqueeze(2)).square() * weight).sum(2) / count
         return torch.cat([mean.flatten(1), (spread + 1e-8).sqrt().flatten(1)], 1)
 
-    def forward(self, embedding: Embedding) -> Float[Tensor, "batch output"]:
-        """One row of outputs per window."""
+    def forward(self, embedding: Embedding) -> Tensor:
+        """batch output"""
         return self.linear(self.dropout(self.norm(self.features(embedding))))
 
 
