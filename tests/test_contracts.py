@@ -1,20 +1,29 @@
-"""Every model card obeys its contract."""
+"""Every model card and every recipe obeys its contract."""
 
 from __future__ import annotations
 
+import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import pytest
 import torch
+import yaml
 from torch import nn
 
-from neurofm import cards
-from neurofm.batch import BrainModel, Tokenizer
+from neurofm import cards, cli, objectives, readouts
+from neurofm.batch import Batch, BrainModel, Objective, Readout, Tokenizer
+from neurofm.io import load_model
+from neurofm.io.checkpoint import newest_checkpoint
+from neurofm.tasks.token_cache import _window
 from neurofm.units import Kind
 
 MODELS = cards.names("models")
+RECIPES = [name for name in cards.names("recipes") if cards.path("recipes", name).suffix == ".yaml"]
+pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec")
 GOLDEN = Path(__file__).parent / "golden"
 # Published sizes: parameters of the whole model, and the original's list of tensors.
 UPSTREAM = {
@@ -57,3 +66,178 @@ def test_published_size_holds_every_tensor_of_the_original(name: str) -> None:
     upstream = {key: torch.empty(entry["shape"], device="meta") for key, entry in listed.items()}
     renamed = {key: tuple(value.shape) for key, value in model.rename_keys(upstream).items()}
     assert renamed == {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+# What any model must accept
+
+
+def sample(n: int, expects: dict[str, Any]) -> Batch:
+    """Noise of 2 s at six electrodes."""
+    generator = torch.Generator().manual_seed(0)
+    channels, sfreq = 6, float(expects["sfreq"])
+    kind = int(Kind[expects["kinds"][0].upper()])
+    return Batch(
+        x=20 * torch.randn(n, channels, round(2 * sfreq), generator=generator),
+        channel_mask=torch.ones(n, channels, dtype=torch.bool),
+        kind=torch.full((n, channels), kind),
+        position=0.05 * torch.randn(n, channels, 3, generator=generator),
+        orientation=torch.zeros(n, channels, 3),
+        has_position=torch.ones(n, channels, dtype=torch.bool),
+        sfreq=sfreq,
+        onset=torch.arange(float(n), dtype=torch.float64),
+        subject=torch.zeros(n, dtype=torch.long),
+        recording=torch.zeros(n, dtype=torch.long),
+    )
+
+
+def padded(batch: Batch) -> Batch:
+    """Two more channels, which are padding."""
+
+    def more(value: torch.Tensor, fill: float = 0) -> torch.Tensor:
+        return torch.cat([value, value.new_full((len(value), 2, *value.shape[2:]), fill)], 1)
+
+    names = ("x", "channel_mask", "position", "orientation", "has_position")
+    changed = {name: more(getattr(batch, name)) for name in names}
+    return replace(batch, **changed, kind=more(batch.kind, int(Kind.PAD)))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_takes_padding_unknown_positions_and_any_batch_size(name: str) -> None:
+    card = cards.read("models", name)
+    torch.manual_seed(0)
+    model = cards.build({key: card[key] for key in ("class_path", "init_args")}).eval()
+    batch = sample(2, card["expects"])
+
+    def output(given: Batch) -> torch.Tensor:
+        with torch.no_grad():
+            if isinstance(model, BrainModel):
+                return model.encode(given).pooled()
+            return model(given).values.flatten(1)
+
+    output(batch)  # an untrained code book starts from the first batch
+    whole = output(batch)
+    assert torch.isfinite(whole).all()
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(output(padded(batch)), whole, **close)
+    torch.testing.assert_close(output(sample(1, card["expects"])).shape, whole[:1].shape)
+    one = [output(_window(batch, i)) for i in range(2)]
+    torch.testing.assert_close(torch.cat(one), whole, **close)
+    nowhere = replace(
+        batch,
+        has_position=torch.zeros_like(batch.has_position),
+        position=torch.zeros_like(batch.position),
+    )
+    assert torch.isfinite(output(nowhere)).all()
+
+
+# Recipes
+
+
+def public(module: Any) -> list[str]:
+    """Import paths of the classes a module defines for recipes to name."""
+    return [
+        f"{module.__name__}.{name}"
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, nn.Module)
+        if value.__module__ == module.__name__
+    ]
+
+
+@pytest.mark.parametrize(
+    ("role", "spec"),
+    [
+        (Readout, {"class_path": path, "init_args": {"dim": 8, "n_outputs": 2}})
+        for path in public(readouts)
+    ]
+    + [(Objective, {"class_path": path}) for path in public(objectives)]
+    + [(BrainModel | Tokenizer, name) for name in MODELS],
+    ids=str,
+)
+def test_a_recipe_may_name_it_by_class_path(role: Any, spec: Any) -> None:
+    """jsonargparse compares signatures with the protocol, return annotation included."""
+    if isinstance(spec, str):
+        card = cards.read("models", spec)
+        spec = {key: card[key] for key in ("class_path", "init_args")}
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--role", type=role)
+    assert parser.parse_object({"role": spec}).role.class_path == spec["class_path"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_begins_with_a_question_and_is_listed(name: str) -> None:
+    first = cards.path("recipes", name).read_text(encoding="utf-8").partition("\n")[0]
+    assert first.startswith("# ") and "?" in first
+    recipe = yaml.safe_load(cards.path("recipes", name).read_text(encoding="utf-8"))
+    assert set(recipe) == {"seed_everything", "trainer", "model", "data"}
+    data = recipe["data"]["init_args"]
+    assert set(data["datasets"]) <= set(cards.names("datasets"))
+    assert {*data["validate"]}.isdisjoint(data["test"])
+
+
+def runs_named(value: Any) -> set[str]:
+    """Folders of runs that a recipe starts from."""
+    if isinstance(value, dict):
+        return set().union(*(runs_named(item) for item in value.values()))
+    return {value} if isinstance(value, str) and value.startswith("runs/") else set()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_starts_from_runs_of_other_recipes(name: str) -> None:
+    recipe = yaml.safe_load(cards.path("recipes", name).read_text(encoding="utf-8"))
+    assert {Path(run).name for run in runs_named(recipe)} <= set(RECIPES) - {name}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a store, and a checkpoint of fresh weights for every run a recipe names."""
+    folder = tmp_path_factory.mktemp("recipes")
+    for kind, name in (("pretrain", "brainomni_demo"), ("train_tokenizer", "braintokenizer_demo")):
+        torch.manual_seed(0)
+        model = load_model(name)
+        with torch.no_grad():
+            role = "model" if isinstance(model, BrainModel) else "tokenizer"
+            (model.tokenizer if role == "model" else model)(sample(4, model.card["expects"]))
+        for recipe in RECIPES:
+            if recipe.startswith(kind):
+                run = folder / "runs" / recipe / "version_0" / "checkpoints"
+                run.mkdir(parents=True)
+                content = {
+                    "hyper_parameters": {role: cards.spec_of(model)},
+                    "state_dict": {f"{role}.{k}": v for k, v in model.state_dict().items()},
+                }
+                torch.save(content, run / "best.ckpt")
+    return folder
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_runs_two_steps_on_the_simulation(
+    name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workplace)
+    recipe = yaml.safe_load(cards.path("recipes", name).read_text(encoding="utf-8"))
+    by_run = recipe["data"]["init_args"]["split_by"] == "run"
+    recipe["trainer"] |= {
+        "accelerator": "cpu",
+        "limit_train_batches": 2,
+        "max_epochs": 1,
+        "limit_val_batches": 1,
+        "num_sanity_val_steps": 0,
+    }
+    recipe["data"]["init_args"] |= {
+        "datasets": ["simulated_motor_imagery"],
+        "store": "store",
+        "subjects": ["1"] if by_run else ["1", "2", "3"],
+        "runs": ["1", "2", "3"] if by_run else ["1"],
+        "validate": ["2"],
+        "test": ["3"],
+        "batch_size": 2,
+    }
+    file = workplace / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    code = cli.main(["fit", "--config", str(file)])
+    captured = capsys.readouterr()
+    assert code == 0, captured.err
+    run = newest_checkpoint(workplace / "runs" / name)
+    made = torch.load(run, weights_only=True)
+    assert made["global_step"] == 2
+    assert load_model(run).state_dict().keys()
