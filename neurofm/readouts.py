@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from neurofm.batch import Embedding
 from neurofm.cards import configured
+from neurofm.shapes import Float
 
 
 @configured
@@ -86,7 +87,8 @@ class LatentStatistics(nn.Module):
         super().__init__()
         self.n_outputs = n_outputs
         self.n_sources = n_sources
-        self.norm = nn.LayerNorm(2 * n_sources * dim)
+        # What differs between trials is small beside what does not: scale each feature over trials.
+        self.norm = nn.BatchNorm1d(2 * n_sources * dim, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(2 * n_sources * dim, n_outputs)
 
