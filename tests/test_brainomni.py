@@ -393,7 +393,7 @@ def test_readouts_average_real_tokens_only() -> None:
 
 def test_latent_readout_of_another_model_is_refused() -> None:
     embedding = Embedding(torch.randn(2, 8, 4), torch.ones(2, 8, dtype=torch.bool))
-    with pytest.raises(ValueError, match="Set n_sources"):
+    with pytest.raises(ValueError, match="n_sources"):
         LatentMLP(4, 2, n_sources=3)(embedding)
 
 

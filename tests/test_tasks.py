@@ -221,6 +221,8 @@ def test_a_model_card_takes_a_trained_tokenizer(small, tmp_path):
     assert not any(p.requires_grad for p in built.tokenizer.parameters())
     with pytest.raises(ValueError, match="brings its own weights"):
         load_model(file, tokenizer=tmp_path)
+    with pytest.raises(ValueError, match=r"holds a BrainTokenizer, which is no brain model"):
+        load_model(file)
 
 
 def test_the_newest_version_of_a_run_is_loaded(small, model, tmp_path):
@@ -329,11 +331,17 @@ def test_the_code_book_starts_from_training_windows(small, tmp_path):
     assert not look.initialized and task.tokenizer.quantizer.initialized
 
 
-def test_what_has_no_loss_is_not_trained():
-    with pytest.raises(ValueError, match="Linear has no `loss`"):
-        TrainTokenizer(nn.Linear(1, 1))
+def test_what_has_no_loss_is_not_trained(small):
+    class Fixed(nn.Module):
+        dim = n_codes = 4
+
+        def forward(self, batch: Batch) -> Any:
+            return None
+
+    with pytest.raises(ValueError, match="Fixed has no `loss`"):
+        TrainTokenizer(Fixed())
     with pytest.raises(ValueError, match="n_channels is 0"):
-        TrainTokenizer(type("T", (nn.Module,), {"loss": None})(), n_channels=0)
+        TrainTokenizer(small.tokenizer(), n_channels=0)
 
 
 @pytest.mark.parametrize("n", [1, 3, 5])
@@ -369,7 +377,7 @@ def plant(task: Any, model: Any, code_of: Any) -> None:
         codes = code_of(batch)[:, None, None].expand(tokens.codes.shape).contiguous()
         return replace(tokens, codes=codes, values=table[codes[..., 0]])
 
-    task._cache = TokenCache(tokenize, limit_gb=0)
+    task._cache = TokenCache(tokenize, limit_gb=0.0)
 
 
 def test_pretraining_beats_the_unigram_entropy_of_planted_codes(small, model, tmp_path):

@@ -195,7 +195,8 @@ def test_predict_writes_a_row_per_window(finished, small, monkeypatch, capsys):
 
 def test_scoring_without_a_checkpoint_says_whose_weights_are_used(small, here, capsys, caplog):
     file = recipe(small, here / "mine.yaml", trainer={"fast_dev_run": True})
-    assert run("test", "--config", file, capsys=capsys)[0] == 0
+    with caplog.at_level(logging.WARNING, logger="neurofm.cli.train"):
+        assert run("test", "--config", file, capsys=capsys)[0] == 0
     assert "no --ckpt_path: test uses the weights that the recipe starts from" in caplog.text
 
 

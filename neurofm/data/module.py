@@ -182,8 +182,8 @@ class BrainData(lightning.LightningDataModule):
         datasets: list[str],
         *,
         preprocess: list[dict[str, Any]] | None = None,
-        root: Path | None = None,
-        store: Path | None = None,
+        root: Path | str | None = None,
+        store: Path | str | None = None,
         subjects: list[str] | None = None,
         runs: list[str] | None = None,
         labels: list[str] | None = None,
@@ -201,7 +201,8 @@ class BrainData(lightning.LightningDataModule):
         super().__init__()
         self.datasets = datasets
         self.preprocess = preprocess
-        self.root, self.store = root, store
+        self.root = None if root is None else Path(root)
+        self.store = None if store is None else Path(store)
         self.subjects, self.runs = subjects, runs
         self.labels = labels
         self.window_s, self.stride_s, self.offset_s = window_s, stride_s, offset_s

@@ -113,9 +113,16 @@ def load_model(
 
     Raises:
         FileNotFoundError: No such card or file.
-        ValueError: Damaged file, another model's weights, or a class outside `trusted`.
+        ValueError: Damaged file, another model's weights, a tokenizer, or a class outside
+            `trusted`.
     """
-    return cast(BrainModel, _load(name, weights=weights, tokenizer=tokenizer, trusted=trusted))
+    found = _load(name, weights=weights, tokenizer=tokenizer, trusted=trusted)
+    if not hasattr(found, "encode"):
+        raise ValueError(
+            f"{name}: holds a {type(found).__name__}, which is no brain model (it cannot `encode`)."
+            " Load a tokenizer with load_tokenizer."
+        )
+    return cast(BrainModel, found)
 
 
 def load_tokenizer(
@@ -126,7 +133,10 @@ def load_tokenizer(
 ) -> Tokenizer:
     """A tokenizer by card, file or run, as `load_model`; of a whole model, its tokenizer."""
     found = _load(name, weights=weights, tokenizer=None, trusted=trusted)
-    return cast(Tokenizer, getattr(found, "tokenizer", found))
+    found = getattr(found, "tokenizer", found)
+    if not isinstance(found, Tokenizer):
+        raise ValueError(f"{name}: holds a {type(found).__name__}, which has no tokenizer.")
+    return found
 
 
 def newest_checkpoint(folder: str | Path) -> Path:

@@ -7,7 +7,7 @@ biases) and those a model lists in `no_decay` take no weight decay.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,14 @@ class Task(lightning.LightningModule):
         *,
         lr: float,
         weight_decay: float = 0.05,
-        betas: tuple[float, float] = (0.9, 0.95),
+        betas: Sequence[float] = (0.9, 0.95),
         eps: float = 1e-6,
         warmup: float = 0.1,
         final_lr: float = 0.1,
     ) -> None:
         super().__init__()
-        self.lr, self.weight_decay, self.betas, self.eps = lr, weight_decay, betas, eps
+        self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
+        self.betas = (betas[0], betas[1])
         self.warmup, self.final_lr = warmup, final_lr
         self._resume: dict[str, Any] = {}
 

@@ -6,6 +6,7 @@ trained from scratch if its weights are fresh.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -49,7 +50,7 @@ class Decode(Task):
         backbone_lr: float = 0.1,
         label_smoothing: float = 0.1,
         weight_decay: float = 0.05,
-        betas: tuple[float, float] = (0.9, 0.99),
+        betas: Sequence[float] = (0.9, 0.99),
         warmup: float = 0.1,
         cache_tokens: bool = True,
     ) -> None:

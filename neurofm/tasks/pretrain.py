@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -37,7 +38,7 @@ class Pretrain(Task):
         objective: Objective | None = None,
         lr: float = 5e-4,
         weight_decay: float = 0.05,
-        betas: tuple[float, float] = (0.9, 0.95),
+        betas: Sequence[float] = (0.9, 0.95),
         warmup: float = 0.1,
         final_lr: float = 0.1,
         cache_tokens: bool = True,

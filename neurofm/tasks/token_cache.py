@@ -49,7 +49,7 @@ class TokenCache:
         with torch.no_grad():
             for i, key in enumerate(keys):
                 if key not in self._kept and not self._full:
-                    self._keep(key, self.tokenize(_window(batch, i))._map(lambda t: t[0].cpu()))
+                    self._keep(key, self.tokenize(_window(batch, i)).to("cpu"))
             if not all(key in self._kept for key in keys):
                 return replace(batch, tokens=self.tokenize(batch))
         return replace(batch, tokens=_stack([self._kept[key] for key in keys]).to(batch.x.device))
@@ -94,17 +94,18 @@ def _window(batch: Batch, i: int) -> Batch:
 
 def _stack(rows: list[Tokens]) -> Tokens:
     """Tokens of single windows as those of a batch, padded to the largest number."""
-    count = max(len(row.mask) for row in rows)
+    count = max(row.mask.shape[1] for row in rows)
 
-    def stack(name: str, padding: float = 0) -> Tensor:
+    def stack(name: str, padding: int = 0) -> Tensor:
         parts = []
         for row in rows:
             value = getattr(row, name)
-            missing = count - len(value)
+            missing = count - value.shape[1]
             if missing:
-                value = torch.cat([value, value.new_full((missing, *value.shape[1:]), padding)])
+                extra = value.new_full((1, missing, *value.shape[2:]), padding)
+                value = torch.cat([value, extra], dim=1)
             parts.append(value)
-        return torch.stack(parts)
+        return torch.cat(parts)
 
     return Tokens(
         values=stack("values"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ class TrainTokenizer(Task):
         n_channels: int | None = None,
         lr: float = 2e-4,
         weight_decay: float = 1e-2,
-        betas: tuple[float, float] = (0.5, 0.9),
+        betas: Sequence[float] = (0.5, 0.9),
         eps: float = 1e-5,
         warmup: float = 0.1,
         final_lr: float = 0.05,
