@@ -88,7 +88,7 @@ class LatentStatistics(nn.Module):
         self.n_outputs = n_outputs
         self.n_sources = n_sources
         # What differs between trials is small beside what does not: scale each feature over trials.
-        self.norm = nn.BatchNorm1d(2 * n_sources * dim, affine=False)
+        self.norm = nn.BatchNorm1d(2 * n_sources * dim, momentum=0.3, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(2 * n_sources * dim, n_outputs)
 

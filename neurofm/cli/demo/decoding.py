@@ -168,7 +168,11 @@ def _baselines(source: Source, rows: list[Row], seed: int) -> list[FoldScores]:
         cross_validate(tangent_lr, x, table, own, name="Tangent space + LR"),
         cross_validate(
             lambda: BraindecodeClassifier(
-                "EEGNet", sfreq=windows.sfreq / 2, arguments={"kernel_length": 32}, seed=seed
+                "EEGNet",
+                sfreq=windows.sfreq / 2,
+                arguments={"kernel_length": 32},
+                max_epochs=40,
+                seed=seed,
             ),
             x[..., ::2],  # 8-30 Hz needs no more than half of 160 Hz
             table,
