@@ -66,7 +66,7 @@ class Batch(_Movable):
         channel_mask: True = a real channel, False = padding.
         kind: `units.Kind` of each channel; -1 = padding.
         position: Metres, head (or MNI) frame; 0 where `has_position` is False.
-        orientation: Unit normal of a MEG coil; zeros elsewhere.
+        orientation: Unit vector a MEG coil is sensitive along; zeros elsewhere.
         has_position: True where the position is known.
         sfreq: Hz, one per batch.
         onset: Seconds, float64, start of each window in its recording.

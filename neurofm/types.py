@@ -50,7 +50,8 @@ class Sensors:
         names: In the file's spelling, or the card's standard names.
         kind: int8 `units.Kind` of each channel.
         position: Metres, in `frame`; NaN where unknown.
-        orientation: Unit normal of a MEG coil, in `frame`; zeros elsewhere.
+        orientation: Unit vector a MEG coil is sensitive along, in `frame`: its normal, for a planar
+            gradiometer the direction of its derivative; zeros elsewhere.
         frame: One of `FRAMES`. Scalp and MEG sensors are in the head frame.
     """
 

@@ -76,7 +76,7 @@ def test_a_short_demo_ends_with_a_report_of_every_step(monkeypatch, tmp_path, ca
     titles = [section["title"] for section in report["sections"]]
     assert titles == ["Data", "Tokenizer", "Masked pretraining", "Decoding", "Explanation"]
     assert report["lead"].startswith("Simulated EEG")
-    for word in ("split audit", "0 leaks", "tokens/s", "unigram entropy", "chance", "verdict"):
+    for word in ("(audited)", "0 leaks", "tokens/s", "unigram entropy", "chance", "verdict"):
         assert word in printed
     for name in ("CSP + LDA", "Tangent space + LR", "EEGNet", "fine-tuned", "linear probe"):
         assert name in printed

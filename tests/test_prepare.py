@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from neurofm.cli import prepare as command
-from neurofm.data import prepare, source_files, store_folder
+from neurofm.data import prepare_corpus, source_files, store_folder
 from neurofm.io import Store, seal
 from neurofm.io import blocks as store_blocks
 from neurofm.io.blocks import Layout
@@ -82,7 +82,7 @@ def toy(tmp_path):
 
 
 def run(corpus: Toy, root: Path, factor: float = 2.0, **options: Any) -> Path:
-    return prepare(corpus, [Gain(factor)], root, progress=False, **options)
+    return prepare_corpus(corpus, [Gain(factor)], root, progress=False, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -250,7 +250,7 @@ def test_an_unknown_type_is_an_error_before_anything_is_read(toy, tmp_path):
 
 def test_a_step_that_cannot_be_written_down_is_refused(toy, tmp_path):
     with pytest.raises(TypeError, match="frozen dataclass"):
-        prepare(toy, [lambda signal: signal], tmp_path / "store", progress=False)
+        prepare_corpus(toy, [lambda signal: signal], tmp_path / "store", progress=False)
 
 
 def test_a_source_that_changes_while_it_is_read_is_not_stored(toy, tmp_path):

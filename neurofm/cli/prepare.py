@@ -13,7 +13,7 @@ from rich.console import Console
 
 from neurofm import cards
 from neurofm.data.keys import default_store_root
-from neurofm.data.prepare import prepare
+from neurofm.data.prepare import prepare_corpus
 from neurofm.data.preprocess import build_steps
 from neurofm.io import Store, open_corpus
 
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     for name in datasets:
         corpus = open_corpus(name, root=args.root or _path(recipe.get("root")))
         steps = build_steps(recipe.get("preprocess"), line_freq=corpus.line_freq)
-        folder = prepare(
+        folder = prepare_corpus(
             corpus,
             steps,
             args.store or _path(recipe.get("store")) or default_store_root(),

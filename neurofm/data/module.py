@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from neurofm.batch import Batch
 from neurofm.data.audit import audit_summary, refuse_leakage
-from neurofm.data.prepare import prepare
+from neurofm.data.prepare import prepare_corpus
 from neurofm.data.preprocess import build_steps, default_steps
 from neurofm.data.rows import Row, Split
 from neurofm.data.splits import by_group, by_time
@@ -236,7 +236,7 @@ class BrainData(lightning.LightningDataModule):
             if self.preprocess is not None
             else build_steps(default_steps(), line_freq=corpus.line_freq)
         )
-        return prepare(
+        return prepare_corpus(
             corpus,
             steps,
             self.store,

@@ -66,7 +66,7 @@ class Prepared:
     notes: tuple[tuple[str, str], ...] = ()
 
 
-def prepare(
+def prepare_corpus(
     corpus: CorpusLike,
     steps: Sequence[Step],
     store_root: Path | str | None = None,
@@ -99,8 +99,8 @@ def prepare(
     recordings = corpus.recordings(subjects=subjects, runs=runs)
     if not recordings:
         raise ValueError(
-            f"prepare {corpus.name}: no recordings for subjects {subjects} and runs {runs} in "
-            f"{corpus.root}. `neurofm check {corpus.name}` lists what is there."
+            f"prepare_corpus {corpus.name}: no recordings for subjects {subjects} and runs {runs} "
+            f"in {corpus.root}. `neurofm check {corpus.name}` lists what is there."
         )
     store = store_folder(corpus.name, steps, store_root, dtype=dtype)
     (store / "recordings").mkdir(parents=True, exist_ok=True)

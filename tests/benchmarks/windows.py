@@ -48,7 +48,7 @@ def build(folder: Path) -> dict[str, Any]:
     """Write the recordings in every format; what was written."""
     import mne
 
-    from neurofm.data import Resample, prepare
+    from neurofm.data import Resample
     from neurofm.io import Store, signal_to_raw
 
     corpus, name = _corpus()
@@ -57,7 +57,7 @@ def build(folder: Path) -> dict[str, Any]:
         recordings = corpus.recordings(runs=[4, 8, 12])
     runs = sorted({item.run for item in recordings})
     for dtype in ("int16", "float32"):
-        path = prepare(
+        path = prepare_corpus(
             corpus, [Resample(SFREQ)], folder / dtype, runs=runs, dtype=dtype, progress=False
         )
         path.rename(folder / dtype / "store")

@@ -68,13 +68,16 @@ def decode(source: Source, model: Path, out: Path, *, seed: int) -> Decoded:
         seconds += trained.seconds
         fits.append(trained)
     rows = fits[-1].data.rows
-    folds = leave_one_out(rows, by="run")
     tuned = _assemble("BrainOmni, fine-tuned", rows, pieces, seconds)
     start = time.monotonic()
     features, n_tokens = probe_features(load_model(model), fits[-1].data)
     rate = n_tokens / (time.monotonic() - start)
     probe = cross_validate(
-        linear_probe, features[:, :, None], rows, folds, name="BrainOmni, linear probe"
+        linear_probe,
+        features[:, :, None],
+        rows,
+        within_subject(rows),
+        name="BrainOmni, linear probe",
     )
     return Decoded([tuned, probe, *_baselines(source, rows, seed)], fits, fits[-1].data, rows, rate)
 

@@ -116,8 +116,8 @@ def add_tokenizer(
             )
         )
     text = (
-        "BrainTokenizer turns any set of sensors into sixteen latent sources, eight steps each two "
-        "seconds, four codes per step. It was trained here from random weights, at a small size, "
+        "BrainTokenizer turns any set of sensors into sixteen latent sources, sixteen steps each "
+        "two seconds, four codes per step. It was trained here from random weights, at a small size, "
         "without the spectral terms of the published loss: what a training of a minute can use."
     )
     report.add_section("Tokenizer", text=text, figures=figures)
@@ -183,9 +183,10 @@ def add_decoding(report: Report, decoded: Decoded, results: list[Result], verdic
     ]
     text = (
         f"{verdict}.\n\nEach person has three runs; every method is tested on the run left out. "
-        "CSP and tangent space are fitted for each person on 8-30 Hz, as is usual; BrainOmni and "
-        "EEGNet are trained on the other runs of all these people together. Nothing was chosen by "
-        "looking at test runs, except EEGNet's settings, which were once compared on this corpus."
+        "CSP and tangent space (8-30 Hz) and the linear probe are fitted for each person alone; "
+        "BrainOmni is fine-tuned, and EEGNet trained, on the other runs of all of them together. "
+        "The settings of the small BrainOmni and of EEGNet were chosen by hand while trying them "
+        "on these corpora; nothing is chosen by looking at the left-out run while the demo runs."
     )
     report.add_section("Decoding", text=text, figures=figures, results=results)
 
@@ -220,7 +221,9 @@ def add_explanation(report: Report, explained: Explained, source: Source) -> Non
                 signed=False,
             ),
             "Integrated gradients of the logit of the right hand, magnitude per channel, held-out "
-            f"windows of each class. Completeness error {explained.completeness_error:.0%}.",
+            f"windows of each class. Completeness error {explained.completeness_error:.0%}: "
+            "gradients pass the quantizer as if it were not there, so the map says where, not how "
+            "much.",
         ),
         (
             plot_layer_scores(

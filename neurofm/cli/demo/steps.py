@@ -102,7 +102,7 @@ def _tokenizer(story: Story, source: Source, out: Path, *, seed: int) -> Trained
         raise ValueError("The data module made no split.")
     pages.add_data(story.report, windows, source)
     audit = audit_summary(windows.rows, split)
-    story.tell(f"split         {audit}")
+    story.tell(f"split         {audit.removeprefix('split audit: ')} (audited)")
     story.step("2/6  Tokenizer: learn a code book of the signal")
     trained = fit(recipe, data, out / "tokenizer", title="Tokenizer", seed=seed)
     tokenizer = cast(BrainTokenizer, cast(Any, trained.task).tokenizer)

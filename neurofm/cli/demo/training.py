@@ -17,6 +17,7 @@ from torch import nn
 
 from neurofm import cards
 from neurofm.cli.demo.source import Source
+from neurofm.cli.run_folder import WholeCheckpoints
 from neurofm.data import BrainData
 from neurofm.report.runs import Metrics, read_metrics
 from neurofm.tasks import Task
@@ -82,6 +83,7 @@ def fit(recipe: dict[str, Any], data: BrainData, folder: Path, *, title: str, se
         callbacks=[keep, _Bar(title)],
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        plugins=[WholeCheckpoints()],
         log_every_n_steps=1,
     )
     trainer.fit(task, datamodule=data)
