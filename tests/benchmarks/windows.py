@@ -48,7 +48,7 @@ def build(folder: Path) -> dict[str, Any]:
     """Write the recordings in every format; what was written."""
     import mne
 
-    from neurofm.data import Resample
+    from neurofm.data import Resample, prepare_corpus
     from neurofm.io import Store, signal_to_raw
 
     corpus, name = _corpus()

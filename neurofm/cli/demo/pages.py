@@ -117,8 +117,8 @@ def add_tokenizer(
         )
     text = (
         "BrainTokenizer turns any set of sensors into sixteen latent sources, sixteen steps each "
-        "two seconds, four codes per step. It was trained here from random weights, at a small size, "
-        "without the spectral terms of the published loss: what a training of a minute can use."
+        "two seconds, four codes per step. It was trained here from random weights, at a small "
+        "size, without the spectral terms of the published loss: what a short training can use."
     )
     report.add_section("Tokenizer", text=text, figures=figures)
 
