@@ -50,6 +50,21 @@ def test_one_person_is_too_few(monkeypatch):
         sources._real()
 
 
+def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(FileExistsError, match="Choose another --out"):
+        steps._empty(mine)
+    assert (mine / "thesis.txt").is_file()
+
+    steps._empty(tmp_path / "demo")
+    (tmp_path / "demo" / "report.html").write_text("old")
+    steps._empty(tmp_path / "demo")
+    assert not (tmp_path / "demo" / "report.html").exists()
+
+
 def test_a_short_demo_ends_with_a_report_of_every_step(monkeypatch, tmp_path, capsys):
     """All steps with four people, two runs and two batches each; scores are left to the demo."""
     corpus = _corpus(4)

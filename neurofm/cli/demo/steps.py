@@ -25,6 +25,7 @@ from neurofm.io import save_model
 from neurofm.report import Report
 from neurofm.tokenizers import BrainTokenizer
 
+_MARK = ".neurofm-demo"
 BANDS = {"theta": (4.0, 8.0), "mu": (8.0, 13.0), "beta": (13.0, 30.0), "gamma": (30.0, 40.0)}
 
 
@@ -52,9 +53,7 @@ def run_demo(args: argparse.Namespace) -> int:
     quiet()
     source = find_source(download=args.download, simulate=args.simulate)
     out: Path = args.out
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
+    _empty(out)
     story = Story(Console(), source.lead)
     story.tell(f"data          {source.lead}")
     story.step("1/6  Data: check, prepare, split")
@@ -83,6 +82,19 @@ def run_demo(args: argparse.Namespace) -> int:
     for line in story.lines:
         story.console.print(line, highlight=False, soft_wrap=True, markup=False)
     return 0
+
+
+def _empty(out: Path) -> None:
+    """Make the folder, removing what an earlier demo left; nothing else is ever removed."""
+    mark = out / _MARK
+    if out.exists() and any(out.iterdir()):
+        if not mark.is_file():
+            raise FileExistsError(
+                f"{out}: is there already and is not an earlier demo. Choose another --out."
+            )
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
 
 
 def _tokenizer(story: Story, source: Source, out: Path, *, seed: int) -> Trained:
