@@ -72,10 +72,13 @@ def run_demo(args: argparse.Namespace) -> int:
     minutes = (time.monotonic() - story.start) / 60
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     page = out / "report.html"
-    following = f"neurofm fit --config finetune_{source.recipes}"
+    following = (
+        f"neurofm fit --config finetune_{source.recipes} "
+        f"--model.model.init_args.name={out / 'pretrain'}"
+    )
     story.tell(f"time          {minutes:.1f} minutes, at most {peak:.1f} GB of memory")
     story.tell(f"report        {page}")
-    story.tell(f"next          {following}   (neurofm list recipes)")
+    story.tell(f"next          {following}")
     story.report.add_lines(story.lines[1:])
     story.report.save(out)
     story.console.print()
