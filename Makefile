@@ -21,8 +21,10 @@ check: install
 	$(BIN)/ruff check neurofm tests
 	$(BIN)/mypy
 
+# Twice: as users run it, and with every shape annotation checked at run time.
 test: check
 	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q --jaxtyping-packages=neurofm,beartype.beartype
 
 bench: install
 	$(BIN)/python -m tests.benchmarks $(ARGS)
