@@ -136,7 +136,6 @@ def torch_lines(torch: str | None, torchaudio: str | None, torchvision: str | No
                 Line(
                     "warn",
                     f"torchaudio {version} (build {build_of(version)}) beside torch {torch}: its "
-                    ""
                     "compiled part may not load; neurofm replaces that part when braindecode "
                     "needs it",
                     "Nothing to do for neurofm; for other programs install torchaudio from the "
