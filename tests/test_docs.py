@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
 from pathlib import Path
 
@@ -28,6 +30,15 @@ def test_the_readme_s_commands_exist():
 
     assert len(commands) > 5
     assert set(commands) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["demo", "doctor", "check", "prepare", "convert", "report"])
+def test_the_example_in_a_command_s_help_is_one_it_takes(name):
+    command = COMMANDS[name]
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    importlib.import_module(command.module).add_arguments(parser)
+
+    parser.parse_args(command.example.split()[2:])
 
 
 def test_the_readme_s_recipes_and_models_exist():

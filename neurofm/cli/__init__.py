@@ -87,7 +87,7 @@ COMMANDS: dict[str, Command] = {
         "neurofm.cli.convert",
         _PREPARE,
         "turn a published checkpoint into one neurofm loads",
-        "neurofm convert weights.pt brainomni_tiny brainomni_tiny.safetensors",
+        "neurofm convert weights.pt --model brainomni_tiny --out brainomni_tiny.safetensors",
     ),
     "fit": Command(
         _LIGHTNING, _TRAIN, "train by a recipe", "neurofm fit --config pretrain_simulated"
