@@ -17,6 +17,12 @@ EXTRAS = {
     "peft": "peft",
     "nilearn": "fmri",
     "nbclient": "notebooks",
+    "distributed": "dask",
+    "fsspec": "remote",
+    "aiohttp": "remote",
+    "h5py": "spikes",
+    "moabb": "fetch",
+    "openneuro": "fetch",
 }
 
 

@@ -7,7 +7,7 @@ Axes: channel = sensor of any kind, time = sample.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -53,6 +53,7 @@ class Sensors:
         orientation: Unit vector a MEG coil is sensitive along, in `frame`: its normal, for a planar
             gradiometer the direction of its derivative; zeros elsewhere.
         frame: One of `FRAMES`. Scalp and MEG sensors are in the head frame.
+        region: Anatomical or atlas label of each channel, "" where unknown; empty if none is known.
     """
 
     names: tuple[str, ...]
@@ -60,6 +61,7 @@ class Sensors:
     position: Float[np.ndarray, "channel 3"]
     orientation: Float[np.ndarray, "channel 3"]
     frame: str = "head"
+    region: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.names)
@@ -69,6 +71,10 @@ class Sensors:
                 raise ValueError(
                     f"Sensors: {name} has shape {got}, expected {shape} for {n} channels."
                 )
+        if len(self.region) not in (0, n):
+            raise ValueError(
+                f"Sensors: {len(self.region)} region labels, expected {n} (one per channel) or none."
+            )
         if self.frame not in FRAMES:
             raise ValueError(f"Sensors: frame {self.frame!r} is not one of {FRAMES}.")
         if len(set(self.names)) != n:
@@ -94,6 +100,7 @@ class Sensors:
             position=self.position[index],
             orientation=self.orientation[index],
             frame=self.frame,
+            region=tuple(self.region[i] for i in index) if self.region else (),
         )
 
     @classmethod
@@ -136,6 +143,7 @@ class Signal:
         sfreq: Hz; 1/TR for fMRI.
         events: Ordered by onset.
         history: One line per processing step applied, oldest first.
+        details: What else the file says, as JSON values: TR, compensation grade, space, participant.
     """
 
     data: Float[np.ndarray, "channel time"]
@@ -144,6 +152,7 @@ class Signal:
     events: tuple[Event, ...]
     recording: Recording
     history: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.data.ndim != 2 or self.data.shape[0] != len(self.sensors):

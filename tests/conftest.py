@@ -15,6 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# The same examples in every run, so that a change is judged by what it changed; look for new ones
+# with `pytest --hypothesis-profile=explore`.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=1000, deadline=None)
+settings.load_profile("same")
 
 SEED = 20240607
 _LOOPBACK = ("127.", "::1", "localhost", "0.0.0.0")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,28 @@ class Corpus:
         Raises:
             ValueError: Amplitudes that are implausible for the kind of channel, or a damaged file.
         """
-        signal = self.reader.load(recording)
+        return self._checked(self.reader.load(recording), recording)
+
+    def slabs(self, recording: Recording, *, max_bytes: int) -> Iterator[Signal]:
+        """One recording as consecutive groups of its channels, each over the whole time.
+
+        For recordings larger than memory: a reader that can read them in parts has a method `slabs`
+        of this signature. Others give the whole recording as one slab, whatever its size.
+
+        Args:
+            max_bytes: Memory one slab may take, float32 samples counted.
+
+        Raises:
+            ValueError: As `load`.
+        """
+        parts = getattr(self.reader, "slabs", None)
+        if parts is None:
+            yield self.load(recording)
+            return
+        for signal in parts(recording, max_bytes=max_bytes):
+            yield self._checked(signal, recording)
+
+    def _checked(self, signal: Signal, recording: Recording) -> Signal:
         events = label_events(signal, self.card.get("events") or [], where=self.name)
         signal = replace(signal, events=events)
         where = str(recording.path or recording.id)

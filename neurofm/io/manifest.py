@@ -20,7 +20,7 @@ from neurofm.io.files import read_document, write_document
 from neurofm.shapes import Float
 from neurofm.types import Event, Recording, Sensors
 
-FORMAT = 1
+FORMAT = 2
 
 
 def sensors_document(sensors: Sensors) -> dict[str, Any]:
@@ -33,6 +33,7 @@ def sensors_document(sensors: Sensors) -> dict[str, Any]:
         "position": [p if has else None for p, has in zip(position, known, strict=True)],
         "orientation": sensors.orientation.astype(np.float64).tolist(),
         "frame": sensors.frame,
+        "region": list(sensors.region),
     }
 
 
@@ -46,6 +47,7 @@ def _sensors(document: dict[str, Any]) -> Sensors:
         position=np.array(position, dtype=np.float64).reshape(n, 3),
         orientation=np.array(document["orientation"], dtype=np.float64).reshape(n, 3),
         frame=document["frame"],
+        region=tuple(document["region"]),
     )
 
 
@@ -115,6 +117,7 @@ class Entry:
         scale: float32 step of each channel, working units; None for float32 samples.
         max_error: Largest difference from the signal that was written, working units.
         history: Processing steps, oldest first.
+        details: What else the file said, see `Signal`.
         n_bytes: Size of the file.
     """
 
@@ -130,6 +133,7 @@ class Entry:
     max_error: Float[np.ndarray, " channel"]
     events: tuple[Event, ...]
     history: tuple[str, ...]
+    details: dict[str, Any]
     provenance: dict[str, Any]
     n_bytes: int
     sha256: str
@@ -160,6 +164,7 @@ def _entry(record: dict[str, Any], sensors: Sensors) -> Entry:
         max_error=np.array(record["max_error"], dtype=np.float64),
         events=tuple(Event(*event) for event in record["events"]),
         history=tuple(record["history"]),
+        details=record["details"],
         provenance=record["provenance"],
         n_bytes=record["n_bytes"],
         sha256=record["sha256"],

@@ -86,6 +86,7 @@ def write_recording(
         "units": {Kind(kind).name: UNITS[Kind(kind)].name for kind in kinds},
         "events": [[float(e.onset), float(e.duration), e.label] for e in signal.events],
         "history": list(signal.history),
+        "details": dict(signal.details),
         "provenance": provenance or {},
         "n_bytes": n_bytes,
         "sha256": digest.hexdigest(),
