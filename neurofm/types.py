@@ -72,9 +72,7 @@ class Sensors:
                     f"Sensors: {name} has shape {got}, expected {shape} for {n} channels."
                 )
         if len(self.region) not in (0, n):
-            raise ValueError(
-                f"Sensors: {len(self.region)} region labels, expected {n} (one per channel) or none."
-            )
+            raise ValueError(f"Sensors: {len(self.region)} region labels, expected {n} or none.")
         if self.frame not in FRAMES:
             raise ValueError(f"Sensors: frame {self.frame!r} is not one of {FRAMES}.")
         if len(set(self.names)) != n:
@@ -143,7 +141,7 @@ class Signal:
         sfreq: Hz; 1/TR for fMRI.
         events: Ordered by onset.
         history: One line per processing step applied, oldest first.
-        details: What else the file says, as JSON values: TR, compensation grade, space, participant.
+        details: What else the file says, as JSON values: TR, compensation grade, participant.
     """
 
     data: Float[np.ndarray, "channel time"]
