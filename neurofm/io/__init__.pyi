@@ -1,4 +1,5 @@
 # public names: from .module import Name as Name
+from .bids import BIDSReader as BIDSReader
 from .checkpoint import Conversion as Conversion
 from .checkpoint import convert_checkpoint as convert_checkpoint
 from .checkpoint import load_model as load_model
@@ -16,7 +17,6 @@ from .meeg import signal_from_raw as signal_from_raw
 from .meeg import signal_to_raw as signal_to_raw
 from .quality import Problem as Problem
 from .quality import RecordingWarning as RecordingWarning
-from .readers import BIDSReader as BIDSReader
 from .readers import FolderReader as FolderReader
 from .readers import TableReader as TableReader
 from .store import Store as Store

@@ -11,6 +11,7 @@ FIF tag layout as MNE documents it.
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -50,6 +51,11 @@ def check_file(path: Path) -> None:
     """
     if not path.exists():
         kind = "a link to nothing" if path.is_symlink() else "no such file"
+        if path.is_symlink() and "annex" in os.readlink(path):
+            raise FileNotFoundError(
+                f"{path}: a git-annex link whose content is not here. Run `git annex get` or "
+                "`datalad get`."
+            )
         raise FileNotFoundError(f"{path}: {kind}. Check the path, or fetch the recording again.")
     if path.is_dir():
         return  # CTF .ds and other formats that are folders
@@ -58,7 +64,7 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path}: the file is empty (0 bytes). Fetch it again.")
     with path.open("rb") as file:
         start = file.read(256)
-    _refuse_foreign(path, start)
+    refuse_foreign(path, start)
     suffix = suffix_of(path)
     if suffix in MAGIC:
         allowed, name = MAGIC[suffix]
@@ -78,7 +84,12 @@ def check_file(path: Path) -> None:
         _check_gzip(path)
 
 
-def _refuse_foreign(path: Path, start: bytes) -> None:
+def refuse_foreign(path: Path, start: bytes) -> None:
+    """Refuse a web page and a pointer of git-lfs or git-annex by the first bytes of a file.
+
+    Raises:
+        ValueError: It is one; the message says how to get the recording.
+    """
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise ValueError(

@@ -1,7 +1,7 @@
 """Readers: find the recordings of a corpus on disk and load one.
 
-`FolderReader` reads anything MNE reads, found by a file-name pattern; `BIDSReader` a BIDS tree;
-`TableReader` text tables of one row per sample. A dataset card names one of them with its
+`FolderReader` reads anything MNE reads, found by a file-name pattern; `TableReader` text tables of
+one row per sample. A dataset card names one of them, or a reader of another module, with its
 arguments; `dataset` and `root` are added when a corpus is opened.
 
 Axes: channel time.
@@ -18,7 +18,6 @@ import numpy as np
 from neurofm.io.electrodes import positions_of
 from neurofm.io.formats import SUFFIXES, read_raw_signal
 from neurofm.io.integrity import check_file, suffix_of
-from neurofm.io.meeg import signal_from_raw
 from neurofm.io.quality import Problem, listed, report
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import UNITS, Kind, si_factor
@@ -275,93 +274,6 @@ class TableReader:
                 ),
                 str(path),
             )
-
-
-class BIDSReader:
-    """A BIDS tree: sidecars give kinds, units, positions and events.
-
-    Args:
-        dataset: Name of the corpus.
-        root: Folder that holds `dataset_description.json`.
-        datatype: "eeg", "meg" or "ieeg"; all of them if None.
-        task: Only this task.
-        montage: As for `FolderReader`, like the further arguments.
-    """
-
-    def __init__(
-        self,
-        *,
-        dataset: str,
-        root: Path | str,
-        datatype: str | None = None,
-        task: str | None = None,
-        montage: str | None = None,
-        standardize: bool = False,
-        exclude: Sequence[str] = (),
-        event_channel: str | None = None,
-    ) -> None:
-        self.dataset = dataset
-        self.root = Path(root)
-        self.datatype = datatype
-        self.task = task
-        self.montage = montage
-        self.standardize = standardize
-        self.exclude = tuple(exclude)
-        self.event_channel = event_channel
-
-    def recordings(self) -> list[Recording]:
-        """All recordings, by file name; sidecars are not opened."""
-        found = []
-        types = [self.datatype] if self.datatype else ["eeg", "meg", "ieeg"]
-        if not self.root.is_dir():
-            raise FileNotFoundError(
-                f"{self.root}: no such folder; expected the BIDS tree of {self.dataset}."
-            )
-        for path in sorted(self.root.glob("sub-*/**/*")):
-            stem = path.name.split(".", 1)[0]
-            kind = stem.rsplit("_", 1)[-1]
-            if kind not in types or path.parent.name != kind or suffix_of(path) not in SUFFIXES:
-                continue
-            entities = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
-            if entities.get("split", "01").lstrip("0") != "1":
-                continue  # MNE follows the first part to the others
-            if self.task is not None and entities.get("task") != self.task:
-                continue
-            found.append(
-                Recording(
-                    dataset=self.dataset,
-                    subject=entities["sub"],
-                    session=entities.get("ses"),
-                    task=entities.get("task"),
-                    run=entities.get("run"),
-                    path=path,
-                )
-            )
-        if not found:
-            raise FileNotFoundError(
-                f"{self.root}: no {' or '.join(types)} recording in BIDS layout "
-                "(sub-*/[ses-*/]eeg/sub-*_eeg.edf and the like)."
-            )
-        return found
-
-    def load(self, recording: Recording) -> Signal:
-        """One recording with its sidecars."""
-        import mne_bids
-
-        path = path_of(recording)
-        check_file(path)
-        try:
-            raw = mne_bids.read_raw_bids(mne_bids.get_bids_path_from_fname(path), verbose="ERROR")
-        except (RuntimeError, KeyError) as error:
-            raise ValueError(f"{path}: its BIDS sidecars cannot be read ({error}).") from error
-        return signal_from_raw(
-            raw,
-            recording,
-            montage=self.montage,
-            standardize=self.standardize,
-            exclude=self.exclude,
-            event_channel=self.event_channel,
-        )
 
 
 def path_of(recording: Recording) -> Path:
