@@ -211,7 +211,7 @@ def test_band_above_nyquist_names_the_edge_to_use():
 
 
 def test_a_filter_longer_than_the_recording_is_announced_by_name():
-    with pytest.warns(UserWarning, match=r"toy_sub-01_run-4: Bandpass 0.1-40 Hz.* 5 s"):
+    with pytest.warns(UserWarning, match=r"toy_sub-01_run-4: bandpass 0.1-40 Hz.* 5 s"):
         Bandpass(0.1, 40.0)(noise(seconds=5.0))
 
 
@@ -285,7 +285,7 @@ def test_steps_are_built_from_specs_and_written_back():
         {"class_path": "neurofm.data.PickKinds", "init_args": {"kinds": ["eeg"]}},
     ]
     steps = build_steps(specs, line_freq=50.0)
-    assert steps[0] == Notch([50.0])
+    assert steps[0].steps == (Notch([50.0]), Bandpass(8.0, 30.0))
     assert [build(spec_of(step)) for step in steps] == steps
 
 

@@ -10,6 +10,10 @@ from .channels import InterpolateBads as InterpolateBads
 from .channels import PickChannels as PickChannels
 from .channels import PickKinds as PickKinds
 from .channels import Rereference as Rereference
+from .filters import Bandpass as Bandpass
+from .filters import Chain as Chain
+from .filters import Notch as Notch
+from .filters import Resample as Resample
 from .keys import source_files as source_files
 from .keys import store_folder as store_folder
 from .module import BatchLoader as BatchLoader
@@ -18,10 +22,6 @@ from .padding import collate as collate
 from .prepare import Prepared as Prepared
 from .prepare import prepare_corpus as prepare_corpus
 from .prepare import prepare_recording as prepare_recording
-from .preprocess import Bandpass as Bandpass
-from .preprocess import Notch as Notch
-from .preprocess import Resample as Resample
-from .preprocess import Step as Step
 from .preprocess import build_steps as build_steps
 from .preprocess import default_steps as default_steps
 from .rows import Row as Row
@@ -38,4 +38,5 @@ from .splits import by_time as by_time
 from .splits import chronological_few_shot as chronological_few_shot
 from .splits import kfold as kfold
 from .splits import leave_one_out as leave_one_out
+from .step import Step as Step
 from .windows import Windows as Windows

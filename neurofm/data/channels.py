@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from neurofm.cards import configured
-from neurofm.data.preprocess import noted, require_finite
 from neurofm.data.sensors import bad_channels
+from neurofm.data.step import noted, require_finite
 from neurofm.io.meeg import signal_to_raw
 from neurofm.types import Signal
 from neurofm.units import UNITS, Kind

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.signal import welch
 
 from neurofm.cards import configured
-from neurofm.data.preprocess import noted, require_finite
+from neurofm.data.step import noted, require_finite
 from neurofm.io.electrodes import standard_name
 from neurofm.shapes import Bool, Float, Int
 from neurofm.types import Sensors, Signal
