@@ -23,20 +23,21 @@ from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import UNITS, Kind, si_factor
 
 ENTITIES = ("subject", "session", "task", "run")
-_FIELD = re.compile(r"\{(\w+)\}|(\*\*/)|(\*)")
+_FIELD = re.compile(r"\{(\w+)(?::(\d+))?\}|(\*\*/)|(\*)")
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """The regular expression of a file-name pattern.
 
     `{subject}`, `{session}`, `{task}`, `{run}` match within one folder or file name and must agree
-    where they are repeated; `*` is any text within a name, `**/` any number of folders.
+    where they are repeated; `{subject:2}` is two characters long; `*` is any text within a name,
+    `**/` any number of folders.
     """
     parts, end, seen = [], 0, set()
     for match in _FIELD.finditer(pattern):
         parts.append(re.escape(pattern[end : match.start()]))
         end = match.end()
-        field, folders, _ = match.groups()
+        field, width, folders, _ = match.groups()
         if field is None:
             parts.append("(?:.*/)?" if folders else "[^/]*")
         elif field not in ENTITIES:
@@ -48,7 +49,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
             parts.append(f"(?P={field})")
         else:
             seen.add(field)
-            parts.append(f"(?P<{field}>[^/]+?)")
+            parts.append(f"(?P<{field}>[^/]{{{width}}})" if width else f"(?P<{field}>[^/]+?)")
     parts.append(re.escape(pattern[end:]))
     return re.compile("".join(parts))
 
@@ -68,7 +69,7 @@ def find_recordings(
             f"{root}: no such folder; expected the recordings of {dataset} there."
         )
     expression = compile_pattern(pattern)
-    glob = re.sub(r"\{\w+\}", "*", pattern.replace("[", "[[]"))
+    glob = re.sub(r"\{[^}]+\}", "*", pattern.replace("[", "[[]"))
     found = []
     for path in sorted(root.glob(glob)):
         relative = path.relative_to(root).as_posix()
