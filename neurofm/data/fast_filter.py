@@ -50,7 +50,8 @@ def filter_resample(
     Both ends are continued by a point reflection, as MNE does it, for as long as the filters reach.
 
     Args:
-        taps: Symmetric FIR filters, each of its own odd length, at the old rate; none to change the rate only.
+        taps: Symmetric FIR filters at the old rate, each of its own odd length; none to change the
+            rate only.
         ratio: New rate over old rate.
     """
     n = data.shape[1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("windows", "tokenizer")
+NAMES = ("windows", "tokenizer", "filters")
 
 
 def main(arguments: list[str]) -> int:
