@@ -319,7 +319,8 @@ def test_a_full_disk_loses_nothing_and_the_next_run_continues(toy, tmp_path, mon
     assert caught.value.errno == errno.ENOSPC
     folder = store_folder("toy", [Gain(2.0)], tmp_path / "store")
     assert subjects_in(folder) == ["1"]
-    assert len(contents(folder)) == 3  # one recording, its document, the manifest: no partial file
+    # One recording, its document, index and manifest: no partial file.
+    assert len(contents(folder)) == 4
     np.testing.assert_array_equal(Store(folder).read(0, 0, 10_000), Store(whole).read(0, 0, 10_000))
     toy.loaded.clear()
     run(toy, tmp_path / "store")

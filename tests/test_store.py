@@ -186,14 +186,13 @@ def test_what_is_known_about_a_recording_comes_back(tmp_path):
 def test_equal_sensor_sets_are_kept_once(tmp_path):
     other = signal(subject="03", names=("Fz",))
     store = stored(tmp_path, signal(), signal(subject="02"), other)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
-    assert len(manifest["sensors"]) == 2
+    assert len(store.sensor_sets) == len(set(store.sensor_sets.hashes)) == 2
     assert store.entries[0].sensors is store.entries[1].sensors
 
 
-def test_the_manifest_states_units_error_and_hashes(tmp_path):
+def test_a_recordings_document_states_units_error_and_hashes(tmp_path):
     stored(tmp_path, signal())
-    record = json.loads((tmp_path / "manifest.json").read_text())["recordings"][0]
+    record = json.loads((tmp_path / "recordings" / "key-0.json").read_text())
     assert record["units"] == {"EEG": "µV"}
     assert len(record["max_error"]) == 3
     assert len(record["sha256"]) == 64
@@ -255,7 +254,7 @@ def test_a_truncated_file_is_an_error_before_and_after_it_was_opened(tmp_path, k
     opened.read(0, 900, 1000)
     os.truncate(path, keep)
     for reader in (store, opened):
-        with pytest.raises(OSError, match=rf"{keep} bytes, the manifest says.*Rerun"):
+        with pytest.raises(OSError, match=rf"{keep} bytes, the index says.*Rerun"):
             reader.read(0, 900, 1000)
 
 

@@ -17,11 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
+import numpy as np
 from crc32c import crc32c
 
 # A document begins with its own checksum, at a fixed place, so that it is checked without parsing.
 _HEAD = b'{"crc32c": "%08x", '
 _HEAD_LENGTH = len(_HEAD % 0)
+_CHECKSUM_AT = _HEAD.index(b"%")
 
 
 @contextmanager
@@ -78,14 +80,44 @@ def read_document(path: Path) -> dict[str, Any]:
     Raises:
         OSError: Its bytes are not those that were written.
     """
-    raw = path.read_bytes()
+    return parse_document(path.read_bytes(), str(path))
+
+
+def parse_document(raw: bytes, where: str) -> dict[str, Any]:
+    """The document in the bytes of a file; `where` names it in messages.
+
+    Raises:
+        OSError: Its bytes are not those that were written.
+    """
     if raw[:_HEAD_LENGTH] != _HEAD % crc32c(raw[_HEAD_LENGTH:]):
         raise OSError(
-            f"{path}: damaged, its checksum does not match. Delete it and rerun `neurofm prepare`."
+            f"{where}: damaged, its checksum does not match. Delete it and rerun `neurofm prepare`."
         )
     document: dict[str, Any] = json.loads(raw)
     del document["crc32c"]
     return document
+
+
+def document_checksum(path: Path | str) -> tuple[int, int]:
+    """Size of a document and the checksum that it carries, without reading the rest.
+
+    Raises:
+        OSError: It cannot be read, or does not begin as documents do.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        head = os.read(descriptor, _HEAD_LENGTH)
+        size = os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)
+    digits = head[_CHECKSUM_AT : _CHECKSUM_AT + 8]
+    try:
+        check = int(digits, 16)
+    except ValueError:
+        check = -1
+    if head != _HEAD % max(check, 0) or check < 0:
+        raise OSError(f"{path}: damaged, it does not begin as documents do.")
+    return size, check
 
 
 @runtime_checkable
@@ -99,6 +131,13 @@ class Source(Protocol):
     def size(self, name: str) -> int:
         """Bytes of file `name`."""
         ...
+
+
+def read_whole(source: Source, name: str) -> np.ndarray:
+    """All bytes of a file as it is now, uint8 `byte`, in memory that may be written to."""
+    if isinstance(source, LocalFiles):  # past its open files: this one may have been replaced
+        return np.fromfile(source.folder / name, dtype=np.uint8)
+    return np.array(np.frombuffer(source.read_range(name, 0, source.size(name)), dtype=np.uint8))
 
 
 class _Descriptor:

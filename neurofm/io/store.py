@@ -22,10 +22,13 @@ from crc32c import crc32c
 
 from neurofm.io.blocks import DTYPES, Layout, int16_scale
 from neurofm.io.files import LocalFiles, Source, atomic_write, read_document, write_document
-from neurofm.io.manifest import FORMAT, Entry, entries, sensors_document
+from neurofm.io.index import Columns
+from neurofm.io.manifest import Entries, SensorSets, read_manifest, sensors_document
 from neurofm.shapes import Float
 from neurofm.types import Signal
 from neurofm.units import UNITS, Kind, typical_amplitude
+
+_REMEMBERED = 1 << 15  # files whose layout is kept: about 20 MB
 
 
 def write_recording(
@@ -35,6 +38,7 @@ def write_recording(
     key: str,
     dtype: str = "int16",
     provenance: dict[str, Any] | None = None,
+    fingerprint: str = "",
 ) -> dict[str, Any]:
     """Write one recording; `seal` then makes it visible to readers.
 
@@ -43,6 +47,7 @@ def write_recording(
         key: Name of the recording's files: letters, digits, `.`, `_` and `-`.
         dtype: "int16" (half the bytes, error at most half a step) or "float32" (exact).
         provenance: Where the signal came from; the signal's own history is kept as well.
+        fingerprint: Something to recognise the recording by, whatever file it was read from.
 
     Returns:
         What the manifest will say about the recording.
@@ -88,6 +93,7 @@ def write_recording(
         "history": list(signal.history),
         "details": dict(signal.details),
         "provenance": provenance or {},
+        "fingerprint": fingerprint,
         "n_bytes": n_bytes,
         "sha256": digest.hexdigest(),
         "sensors": sensors_document(signal.sensors),
@@ -149,33 +155,33 @@ class Store:
         path: Folder with a `manifest.json`.
         source: Where the recordings' bytes are; the local folder if not given.
 
+    Attributes:
+        about: How it was prepared.
+        entries: All recordings; each is made when asked for.
+        columns: Their numbers as arrays, without making entries; see `Columns`.
+        sensor_sets: What `columns.sensors` points into; `sensor_sets.hashes` names the sets.
+        digest: SHA-256 of the index: equal for stores that hold the same in the same order.
+
     Raises:
         FileNotFoundError: There is no sealed store there.
-        OSError: The manifest is damaged.
+        OSError: The manifest or the index is damaged.
         ValueError: It is of another format.
     """
 
     def __init__(self, path: Path | str, *, source: Source | None = None) -> None:
         self.path = Path(path)
-        file = self.path / "manifest.json"
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"{file}: no such file, so this is not a prepared store. Run `neurofm prepare "
-                "DATASET`, which prints the folder of its store."
-            )
-        manifest = read_document(file)
-        if manifest.get("format") != FORMAT:
-            raise ValueError(
-                f"{file}: format {manifest.get('format')}, this version reads {FORMAT}. "
-                "Update neurofm, or rerun `neurofm prepare` into another folder."
-            )
+        local = LocalFiles(self.path)
+        manifest, self._index = read_manifest(local, str(self.path))
         self.about: dict[str, Any] = manifest["about"]
-        self.entries: tuple[Entry, ...] = entries(manifest)
-        self.source: Source = LocalFiles(self.path) if source is None else source
-        self._layouts: dict[int, Layout] = {}  # of recordings whose size was found right
+        self.digest: str = manifest["index"]["sha256"]
+        self.entries = Entries(self._index)
+        self.columns: Columns = self._index.columns
+        self.sensor_sets = SensorSets(self._index)
+        self.source: Source = local if source is None else source
+        self._opened: dict[int, tuple[str, Layout]] = {}  # whose size was found right
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return len(self._index)
 
     def __repr__(self) -> str:
         return f"Store({str(self.path)!r}, {len(self)} recordings)"
@@ -200,28 +206,34 @@ class Store:
             OSError: The file is missing, truncated or damaged; the message says where and what to
                 do.
         """
-        entry = self.entries[i]
-        if not 0 <= start < stop <= entry.n_times:
+        i = range(len(self))[i]
+        columns = self.columns
+        n_times = columns.n_times[i]
+        if not 0 <= start < stop <= n_times:
+            entry = self.entries[i]
             raise ValueError(
                 f"{entry.recording.id}: samples {start} to {stop} are not inside its "
                 f"{entry.n_times} samples ({entry.duration:.3f} s)."
             )
         pick = None if channels is None else np.asarray(channels, dtype=np.intp)
-        shape = (entry.n_channels if pick is None else len(pick), stop - start)
+        shape = (int(columns.n_channels[i]) if pick is None else len(pick), stop - start)
         if out is None:
             out = np.empty(shape, dtype=np.float32)
         elif out.shape != shape or out.dtype != np.float32:
             raise ValueError(
-                f"{entry.recording.id}: `out` is {out.dtype} {out.shape}, expected float32 {shape}."
+                f"{self.entries[i].recording.id}: `out` is {out.dtype} {out.shape}, expected "
+                f"float32 {shape}."
             )
-        scale = entry.scale
+        if not columns.is_int16[i]:
+            self.read_raw(i, start, stop, out, pick)
+            return out
         # Casting is fastest on neighbouring numbers: assemble the window as int16, then cast once.
-        target = out if scale is None else np.empty(shape, dtype=np.int16)
+        target = np.empty(shape, dtype=np.int16)
         self.read_raw(i, start, stop, target, pick)
-        if scale is not None:
-            np.copyto(out, target)
-            np.multiply(out, (scale if pick is None else scale[pick])[:, None], out=out)
-        return out
+        at = columns.scale_at[i]
+        scale = columns.scale[at : at + columns.n_channels[i]]
+        np.copyto(out, target)
+        return np.multiply(out, (scale if pick is None else scale[pick])[:, None], out=out)
 
     def read_raw(
         self,
@@ -238,21 +250,20 @@ class Store:
         Raises:
             OSError: As `read`.
         """
-        entry = self.entries[i]
-        layout = self._layouts.get(i) or self._open(i)
+        name, layout = self._opened.get(i) or self._open(i)
         stride, n = layout.stride, layout.n_samples
         first = start // n
         count = (stop - 1) // n + 1 - first
-        name = f"recordings/{entry.key}.bin"
         raw = self.source.read_range(name, first * stride, count * stride)
         if len(raw) != count * stride:
             self._open(i)
-            raise OSError(f"{self.path / name}: a read came back short. {_remedy(entry)}")
+            raise OSError(f"{self.path / name}: a read came back short. {self._remedy(i)}")
         wrong = layout.first_damaged(raw, first)
         if wrong is not None:
+            entry = self.entries[i]
             raise OSError(
                 f"{self.path / name}: {entry.recording.id} is damaged in block {wrong} (second "
-                f"{wrong * n / entry.sfreq:.3f}): its checksum does not match. {_remedy(entry)}"
+                f"{wrong * n / entry.sfreq:.3f}): its checksum does not match. {self._remedy(i)}"
             )
         low, at, total = start - first * n, 0, stop - start
         for piece in layout.view(raw, count):
@@ -262,28 +273,29 @@ class Store:
             at += length
             low = 0
 
-    def _open(self, i: int) -> Layout:
-        """Layout of a recording whose file has the size that the manifest says."""
+    def _open(self, i: int) -> tuple[str, Layout]:
+        """Name and layout of a recording whose file has the size that the index says."""
         entry = self.entries[i]
         layout = Layout(entry.n_channels, entry.block, entry.dtype, crc32c(entry.key.encode()))
         name = f"recordings/{entry.key}.bin"
         try:
             size = self.source.size(name)
         except FileNotFoundError:
-            raise OSError(f"{self.path / name}: missing. {_remedy(entry)}") from None
+            raise OSError(f"{self.path / name}: missing. {self._remedy(i)}") from None
         if size != entry.n_bytes:
             seconds = min(size // layout.stride * entry.block / entry.sfreq, entry.duration)
             raise OSError(
-                f"{self.path / name}: {entry.recording.id} has {size} bytes, the manifest says "
+                f"{self.path / name}: {entry.recording.id} has {size} bytes, the index says "
                 f"{entry.n_bytes}: truncated or overwritten after second {seconds:.3f}. "
-                f"{_remedy(entry)}"
+                f"{self._remedy(i)}"
             )
-        self._layouts[i] = layout
-        return layout
+        if len(self._opened) >= _REMEMBERED:
+            self._opened.clear()
+        self._opened[i] = name, layout
+        return name, layout
 
-
-def _remedy(entry: Entry) -> str:
-    return (
-        f"Rerun `neurofm prepare {entry.recording.dataset}` with the same options: it remakes this "
-        "recording and leaves the others."
-    )
+    def _remedy(self, i: int) -> str:
+        return (
+            f"Rerun `neurofm prepare {self._index.recording(i).dataset}` with the same options: it "
+            "remakes this recording and leaves the others."
+        )
