@@ -9,7 +9,6 @@ from .channels import Clip as Clip
 from .channels import InterpolateBads as InterpolateBads
 from .channels import PickChannels as PickChannels
 from .channels import PickKinds as PickKinds
-from .channels import Rereference as Rereference
 from .filters import Bandpass as Bandpass
 from .filters import Chain as Chain
 from .filters import Notch as Notch
@@ -24,6 +23,9 @@ from .prepare import prepare_corpus as prepare_corpus
 from .prepare import prepare_recording as prepare_recording
 from .preprocess import build_steps as build_steps
 from .preprocess import default_steps as default_steps
+from .reference import Bipolar as Bipolar
+from .reference import Laplacian as Laplacian
+from .reference import Rereference as Rereference
 from .rows import Row as Row
 from .rows import Split as Split
 from .rows import overlapping as overlapping

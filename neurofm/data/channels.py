@@ -1,4 +1,4 @@
-"""Preprocessing steps that choose, repair, refer or limit channels.
+"""Preprocessing steps that choose, repair or limit channels.
 
 Axes: channel = sensor, time = sample.
 """
@@ -9,6 +9,7 @@ import difflib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -18,44 +19,6 @@ from neurofm.data.step import noted, require_finite
 from neurofm.io.meeg import signal_to_raw
 from neurofm.types import Signal
 from neurofm.units import UNITS, Kind
-
-
-@configured
-@dataclass(frozen=True)
-class Rereference:
-    """Subtract a reference from the electrodes of each kind; magnetic channels are left alone.
-
-    Args:
-        to: "average" (of all channels of the same kind), or names of reference channels, whose
-            mean is subtracted from the channels of their kind. A single reference becomes zero.
-        kinds: Kinds that have a reference at all.
-    """
-
-    to: str | Sequence[str] = "average"
-    kinds: Sequence[str | Kind] = ("eeg", "seeg", "ecog")
-
-    def __call__(self, signal: Signal) -> Signal:
-        """The re-referenced signal."""
-        require_finite(signal, "Rereference")
-        names = None if self.to == "average" else _find(signal, self.to, "Rereference")
-        data = signal.data.copy()
-        done = []
-        for kind in _kinds(self.kinds):
-            own = np.flatnonzero(signal.sensors.kind == kind)
-            if names is None:
-                reference = own if len(own) > 1 else own[:0]
-            else:
-                reference = np.array([i for i in names if i in set(own.tolist())], dtype=int)
-            if len(reference):
-                mean = signal.data[reference].mean(axis=0, dtype=np.float64)
-                data[own] = signal.data[own] - mean
-                done.append(f"{len(own)} {kind.name} channels by the mean of {len(reference)}")
-        if not done:
-            raise ValueError(
-                f"{signal.recording.id}: Rereference to {self.to!r} found nothing to do; kinds "
-                f"here: {_present(signal)}, wanted {_names(self.kinds)}. Remove the step."
-            )
-        return noted(signal, data, f"re-reference to {self.to}: {'; '.join(done)}")
 
 
 @configured
@@ -85,12 +48,12 @@ class InterpolateBads:
             ValueError: More than half of a kind's channels are bad, or too few good ones have a
                 position.
         """
-        named = set(_find(signal, self.names, "InterpolateBads").tolist())
+        named = set(find_channels(signal, self.names, "InterpolateBads").tolist())
         data = signal.data.copy()
         repaired: list[str] = []
         left: list[str] = []
         looked_at = 0
-        for kind in _kinds(self.kinds):
+        for kind in kinds_of(self.kinds):
             own = np.flatnonzero(signal.sensors.kind == kind)
             looked_at += len(own)
             bad = np.isin(own, list(named))
@@ -138,13 +101,13 @@ class PickKinds:
 
     def __call__(self, signal: Signal) -> Signal:
         """The channels of those kinds, in file order."""
-        picked = signal.pick_kinds(_kinds(self.kinds))
+        picked = signal.pick_kinds(kinds_of(self.kinds))
         if not len(picked.sensors):
             raise ValueError(
-                f"{signal.recording.id}: no channel of kind {_names(self.kinds)}; it has "
-                f"{_present(signal)}."
+                f"{signal.recording.id}: no channel of kind {kind_names(self.kinds)}; it has "
+                f"{kinds_present(signal)}."
             )
-        line = f"pick {_names(self.kinds)}: {len(picked.sensors)} of {len(signal.sensors)}"
+        line = f"pick {kind_names(self.kinds)}: {len(picked.sensors)} of {len(signal.sensors)}"
         return noted(picked, picked.data, f"{line} channels")
 
 
@@ -161,7 +124,7 @@ class PickChannels:
 
     def __call__(self, signal: Signal) -> Signal:
         """The named channels."""
-        picked = signal.pick(_find(signal, self.names, "PickChannels"))
+        picked = signal.pick(find_channels(signal, self.names, "PickChannels"))
         line = f"pick {len(picked.sensors)} of {len(signal.sensors)} channels by name"
         return noted(picked, picked.data, line)
 
@@ -178,13 +141,19 @@ class Clip:
 
     limit: float
     kinds: Sequence[str | Kind] | None = None
+    by_channel: ClassVar[bool] = True
 
     def __call__(self, signal: Signal) -> Signal:
         """The signal between -limit and limit."""
         if not self.limit > 0:
             raise ValueError(f"Clip: limit is {self.limit}, expected above 0.")
         require_finite(signal, "Clip")
-        kinds = _kinds(self.kinds) if self.kinds is not None else tuple(Kind)
+        if "unit" in signal.details:
+            raise ValueError(
+                f"{signal.recording.id}: Clip at {self.limit:g} means nothing here: the numbers "
+                f"are in {signal.details['unit']!r}, not in the unit of their kind."
+            )
+        kinds = kinds_of(self.kinds) if self.kinds is not None else tuple(Kind)
         chosen = np.isin(signal.sensors.kind, [int(kind) for kind in kinds])
         units = sorted({UNITS[Kind(int(k))].name for k in signal.sensors.kind[chosen]})
         if len(units) > 1:
@@ -219,7 +188,7 @@ def _interpolation(signal: Signal, source: np.ndarray, target: np.ndarray) -> np
     return raw.get_data()[len(source) :, : len(source)] / scale
 
 
-def _kinds(names: Sequence[str | Kind]) -> tuple[Kind, ...]:
+def kinds_of(names: Sequence[str | Kind]) -> tuple[Kind, ...]:
     """Kinds from their names."""
     found = []
     for name in names:
@@ -230,16 +199,18 @@ def _kinds(names: Sequence[str | Kind]) -> tuple[Kind, ...]:
     return tuple(found)
 
 
-def _names(kinds: Sequence[str | Kind]) -> str:
-    return ", ".join(kind.name.lower() for kind in _kinds(kinds))
+def kind_names(kinds: Sequence[str | Kind]) -> str:
+    """Kinds in words, for a message."""
+    return ", ".join(kind.name.lower() for kind in kinds_of(kinds))
 
 
-def _present(signal: Signal) -> str:
+def kinds_present(signal: Signal) -> str:
+    """The kinds of a recording's channels in words, with their numbers."""
     values, counts = np.unique(signal.sensors.kind, return_counts=True)
     return ", ".join(f"{n} {Kind(int(v)).name}" for v, n in zip(values, counts, strict=True))
 
 
-def _find(signal: Signal, names: str | Sequence[str], step: str) -> np.ndarray:
+def find_channels(signal: Signal, names: str | Sequence[str], step: str) -> np.ndarray:
     """Positions of named channels; the error for unknown ones gives near misses."""
     wanted = [names] if isinstance(names, str) else list(names)
     have = {name: i for i, name in enumerate(signal.sensors.names)}

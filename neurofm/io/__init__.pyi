@@ -6,6 +6,9 @@ from .checkpoint import load_model as load_model
 from .checkpoint import load_tokenizer as load_tokenizer
 from .checkpoint import read_card as read_card
 from .checkpoint import save_model as save_model
+from .contacts import Contact as Contact
+from .contacts import parse_contact as parse_contact
+from .contacts import read_electrodes as read_electrodes
 from .corpus import Corpus as Corpus
 from .corpus import fetch as fetch
 from .corpus import open_corpus as open_corpus
