@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from neurofm import cards
 from neurofm.io import fetch, open_corpus, open_path
-from neurofm.io.corpus import check_rules, label_events, same_entity
+from neurofm.io.rules import check_rules, label_events, same_entity
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 

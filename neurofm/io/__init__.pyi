@@ -1,4 +1,6 @@
 # public names: from .module import Name as Name
+from .arrays import ArrayReader as ArrayReader
+from .annotations import AnnotatedReader as AnnotatedReader
 from .bids import BIDSReader as BIDSReader
 from .checkpoint import Conversion as Conversion
 from .checkpoint import convert_checkpoint as convert_checkpoint
@@ -16,6 +18,7 @@ from .corpus import open_path as open_path
 from .formats import read_raw_signal as read_raw_signal
 from .manifest import Entry as Entry
 from .manifest import seal as seal
+from .matfiles import MatReader as MatReader
 from .meeg import signal_from_raw as signal_from_raw
 from .meeg import signal_to_raw as signal_to_raw
 from .quality import Problem as Problem
