@@ -1,80 +1,86 @@
-"""Recordings with different channels in one batch: padded tables of sensors, and `collate`.
+"""Recordings with different channels in one batch: geometry of sensors, and `collate`.
 
 A padded channel has kind -1, mask False and zeros elsewhere.
-Axes: set = distinct set of sensors; batch channel time.
+Axes: batch channel time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from neurofm.batch import Batch
-from neurofm.io import Entry
+from neurofm.data.table import RecordingTable
+from neurofm.io import Store
 from neurofm.units import Kind
 
+_REMEMBERED = 4096  # sensor sets kept as numbers: 40 MB of 306 channels each
 
-@dataclass(frozen=True)
+
 class SensorTables:
-    """Geometry of each distinct sensor set, padded to the largest.
+    """Geometry of sensor sets as fields of a batch.
 
-    Args:
-        of_entry: Sensor set of each entry.
-        sizes: Channels of each set.
-        tables: `set channel ...` for each field of a batch.
+    A set is turned into numbers when a window first asks for it: a corpus in which every recording
+    was digitised has as many sets as recordings.
     """
 
-    of_entry: np.ndarray
-    sizes: np.ndarray
-    tables: dict[str, Tensor]
+    def __init__(self, stores: Sequence[Store], table: RecordingTable) -> None:
+        self._stores, self._table = stores, table
+        self._packed: dict[int, Tensor] = {}
+        self._fields: dict[int, dict[str, Tensor]] = {}
 
-    @classmethod
-    def of(cls, entries: Sequence[Entry]) -> SensorTables:
-        """Tables of all sets among these entries."""
-        hashes = list(dict.fromkeys(entry.sensors_hash for entry in entries))
-        number = {value: i for i, value in enumerate(hashes)}
-        sets = {entry.sensors_hash: entry.sensors for entry in entries}
-        sizes = np.array([len(sets[value]) for value in hashes], dtype=np.int64)
-        shape = (len(hashes), int(sizes.max(initial=0)))
-        kind = np.full(shape, int(Kind.PAD), dtype=np.int64)
-        position = np.zeros((*shape, 3), dtype=np.float32)
-        orientation = np.zeros((*shape, 3), dtype=np.float32)
-        has_position = np.zeros(shape, dtype=bool)
-        mask = np.zeros(shape, dtype=bool)
-        for i, value in enumerate(hashes):
-            sensors, n = sets[value], sizes[i]
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_packed": {}, "_fields": {}}
+
+    def _pack(self, number: int) -> Tensor:
+        """`channel 8` of a set: kind, position, orientation, whether the position is known."""
+        found = self._packed.get(number)
+        if found is None:
+            store, place = self._table.sensor_set[number].tolist()
+            sensors = self._stores[store].sensor_sets[place]
             known = sensors.has_position
-            kind[i, :n] = sensors.kind
-            position[i, :n] = np.where(known[:, None], sensors.position, 0)
-            orientation[i, :n] = sensors.orientation
-            has_position[i, :n] = known
-            mask[i, :n] = True
-        arrays = {
-            "channel_mask": mask,
-            "kind": kind,
-            "position": position,
-            "orientation": orientation,
-            "has_position": has_position,
-        }
-        return cls(
-            of_entry=np.array([number[entry.sensors_hash] for entry in entries], dtype=np.int64),
-            sizes=sizes,
-            tables={name: torch.from_numpy(array) for name, array in arrays.items()},
-        )
+            packed = np.zeros((len(sensors), 8), dtype=np.float32)
+            packed[:, 0] = sensors.kind
+            packed[:, 1:4] = np.where(known[:, None], sensors.position, 0)
+            packed[:, 4:7] = sensors.orientation
+            packed[:, 7] = known
+            if len(self._packed) >= _REMEMBERED:
+                self._packed.clear()
+                self._fields.clear()
+            found = self._packed[number] = torch.from_numpy(packed)
+        return found
 
     def batch(self, recording: np.ndarray) -> tuple[int, dict[str, Tensor]]:
         """Largest number of channels, and the fields; views when all windows share a set."""
-        sets = self.of_entry[recording]
-        n_channels = int(self.sizes[sets].max())
-        if (sets == sets[0]).all():
-            one = {name: table[sets[0], :n_channels] for name, table in self.tables.items()}
-            return n_channels, {k: v.expand(len(sets), *v.shape) for k, v in one.items()}
-        picked = torch.from_numpy(sets)
-        return n_channels, {k: table[picked, :n_channels] for k, table in self.tables.items()}
+        sets = self._table.sensors[recording].tolist()
+        n_channels = int(self._table.n_channels[recording].max())
+        if sets.count(sets[0]) == len(sets):
+            fields = self._fields.get(sets[0])
+            if fields is None:
+                fields = self._fields[sets[0]] = _unpacked(self._pack(sets[0]).unsqueeze(0))
+            return n_channels, {k: v.expand(len(sets), *v.shape[1:]) for k, v in fields.items()}
+        packed = torch.zeros(len(sets), n_channels, 8)
+        packed[:, :, 0] = int(Kind.PAD)
+        for i, number in enumerate(sets):
+            own = self._pack(number)
+            packed[i, : len(own)] = own
+        return n_channels, _unpacked(packed)
+
+
+def _unpacked(packed: Tensor) -> dict[str, Tensor]:
+    """Fields of a batch from `batch channel 8`."""
+    kind = packed[..., 0].long()
+    return {
+        "channel_mask": kind != int(Kind.PAD),
+        "kind": kind,
+        "position": packed[..., 1:4].contiguous(),
+        "orientation": packed[..., 4:7].contiguous(),
+        "has_position": packed[..., 7] > 0,
+    }
 
 
 def collate(batches: Sequence[Batch]) -> Batch:

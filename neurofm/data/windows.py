@@ -11,11 +11,10 @@ Axes: batch channel time.
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -23,10 +22,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neurofm.batch import Batch
+from neurofm.data.cuts import Cut
 from neurofm.data.padding import SensorTables
-from neurofm.data.rows import Row
+from neurofm.data.table import RecordingTable
+from neurofm.data.window_rows import WindowRows
 from neurofm.io import Entry, Store
 from neurofm.io.corpus import same_entity
+
+AVOID = ("BAD*", "EDGE*")
+Bucket = Literal["rate", "size", "sensors"]
+_REMEMBERED = 4096  # recordings whose scale is kept at hand
 
 
 class Windows(Dataset[Batch]):
@@ -44,6 +49,9 @@ class Windows(Dataset[Batch]):
             given.
         subjects: Only these subjects; a store may hold more than this run asks for.
         runs: Only these runs.
+        avoid: Patterns of event labels that no window may touch, in any case: unusable parts
+            ("BAD ...", MNE's convention) and joins of pieces that did not follow each other
+            ("EDGE ..."). Windows that cover recordings start anew behind such an event.
 
     Raises:
         ValueError: No window can be cut, or no event has a requested label; the message lists the
@@ -58,9 +66,10 @@ class Windows(Dataset[Batch]):
         stride_s: float | None = None,
         labels: Sequence[str] | None = None,
         offset_s: float = 0.0,
-        recordings: Sequence[int] | None = None,
+        recordings: Sequence[int] | np.ndarray | None = None,
         subjects: Sequence[str | int] | None = None,
         runs: Sequence[str | int] | None = None,
+        avoid: Sequence[str] = AVOID,
     ) -> None:
         if not window_s > 0 or (stride_s is not None and not stride_s > 0):
             raise ValueError(
@@ -72,136 +81,110 @@ class Windows(Dataset[Batch]):
         self.stride_s = window_s if stride_s is None else stride_s
         self.labels = None if labels is None else tuple(labels)
         self.offset_s = offset_s
-        self.entries: tuple[Entry, ...] = tuple(e for s in self.stores for e in s.entries)
-        # Store, place in it and scale of each recording.
-        self._where = [
-            (s, i, None if e.scale is None else torch.from_numpy(e.scale).unsqueeze(1))
-            for s, held in enumerate(self.stores)
-            for i, e in enumerate(held.entries)
-        ]
-        chosen = range(len(self.entries)) if recordings is None else recordings
-        bad = [i for i in chosen if not 0 <= i < len(self.entries)]
-        if bad:
-            raise ValueError(
-                f"Windows: recording {bad[0]} does not exist; there are {len(self.entries)}."
-            )
-        wanted = [
-            i
-            for i in chosen
-            if _is_one_of(self.entries[i].recording.subject, subjects)
-            and _is_one_of(self.entries[i].recording.run, runs)
-        ]
-        self._recording, self._start, self._y = self._cut(wanted)
-        self._tables = SensorTables.of(self.entries)
+        self.table = RecordingTable.of(self.stores)
+        self.entries: Sequence[Entry] = _Entries(self.stores, self.table)
+        cut = Cut(window_s, self.stride_s, self.labels, offset_s, tuple(avoid))
+        self._lengths = cut.lengths(self.table)
+        wanted = self._wanted(recordings, subjects, runs)
+        self._recording, self._start, self._y = cut.windows(self.table, wanted)
+        self._sensors = SensorTables(self.stores, self.table)
+        self._scales: dict[int, Tensor | None] = {}
 
-    def _n_times(self, entry: Entry) -> int:
-        return max(1, round(self.window_s * entry.sfreq))
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "rows"} | {"_scales": {}}
 
-    def _cut(self, chosen: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Recording, first sample and class of every window."""
-        where, starts, classes = [], [], []
-        short, outside, seen = 0, 0, 0
-        for i in chosen:
-            entry = self.entries[i]
-            n = self._n_times(entry)
-            if n > entry.n_times:
-                short += 1
-                continue
-            if self.labels is None:
-                step = max(1.0, self.stride_s * entry.sfreq)
-                count = int((entry.n_times - n) / step + 1e-9) + 1
-                start = np.rint(np.arange(count) * step).astype(np.int64)
-                start = start[start + n <= entry.n_times]
-                y = np.full(len(start), -1)
-            else:
-                events = [event for event in entry.events if event.label in self.labels]
-                onset = np.array([event.onset for event in events], dtype=np.float64)
-                start = np.rint((onset + self.offset_s) * entry.sfreq).astype(np.int64)
-                y = np.array([self.labels.index(event.label) for event in events], dtype=np.int64)
-                inside = (start >= 0) & (start + n <= entry.n_times)
-                seen += len(events)
-                outside += int((~inside).sum())
-                start, y = start[inside], y[inside]
-            starts.append(start)
-            classes.append(y)
-            where.append(np.full(len(start), i))
-        if short:
-            warnings.warn(
-                f"Windows: {short} of {len(chosen)} recordings are shorter than {self.window_s} s "
-                "and are left out.",
-                stacklevel=3,
-            )
-        if outside:
-            warnings.warn(
-                f"Windows: {outside} of {seen} events are too close to the start or end of their "
-                f"recording for a window of {self.window_s} s at {self.offset_s:+g} s; left out.",
-                stacklevel=3,
-            )
-        if not sum(len(start) for start in starts):
-            raise ValueError(self._why_empty(chosen, seen))
-        return (
-            np.concatenate(where).astype(np.int32),
-            np.concatenate(starts).astype(np.int64),
-            np.concatenate(classes).astype(np.int64),
-        )
-
-    def _why_empty(self, chosen: list[int], seen: int) -> str:
-        if not chosen:
-            return "Windows: no recordings. Run `neurofm prepare`, or choose other recordings."
-        if self.labels is None or seen:
-            longest = max(self.entries[i].duration for i in chosen)
-            return (
-                f"Windows: no window of {self.window_s} s at {self.offset_s:+g} s fits into any of "
-                f"{len(chosen)} recordings; the longest lasts {longest:.3f} s."
-            )
-        counts = Counter(event.label for i in chosen for event in self.entries[i].events)
-        have = ", ".join(f"{label} ({n})" for label, n in counts.most_common()) or "none at all"
-        return (
-            f"Windows: no event is labelled {' or '.join(map(repr, self.labels))} in "
-            f"{len(chosen)} recordings. Labels there: {have}."
-        )
+    def _wanted(
+        self,
+        recordings: Sequence[int] | np.ndarray | None,
+        subjects: Sequence[str | int] | None,
+        runs: Sequence[str | int] | None,
+    ) -> np.ndarray:
+        """Positions of the recordings asked for, increasing."""
+        wanted = np.ones(len(self.table), dtype=bool)
+        if recordings is not None:
+            chosen = np.asarray(recordings, dtype=np.int64)
+            bad = chosen[(chosen < 0) | (chosen >= len(self.table))]
+            if len(bad):
+                raise ValueError(
+                    f"Windows: recording {bad[0]} does not exist; there are {len(self.table)}."
+                )
+            wanted[:] = False
+            wanted[chosen] = True
+        for column, values in ((self.table.subject, subjects), (self.table.run, runs)):
+            if values is not None:
+                fitting = [
+                    i
+                    for i, name in enumerate(column.names)
+                    if any(same_entity(name, value) for value in values)
+                ]
+                wanted &= np.isin(column.index, fitting)
+        return np.flatnonzero(wanted)
 
     @cached_property
     def subjects(self) -> list[str]:
         """Names behind `Batch.subject`; with the corpus in front when there are several."""
-        return sorted({self._subject(entry) for entry in self.entries})
+        return sorted(set(self._subject_names))
 
     @cached_property
-    def _several(self) -> bool:
-        return len({entry.recording.dataset for entry in self.entries}) > 1
-
-    def _subject(self, entry: Entry) -> str:
-        recording = entry.recording
-        return f"{recording.dataset}/{recording.subject}" if self._several else recording.subject
+    def _subject_names(self) -> list[str]:
+        """Name of each recording's subject."""
+        dataset, subject = self.table.dataset, self.table.subject
+        pairs = zip(dataset.index.tolist(), subject.index.tolist(), strict=True)
+        if len(dataset.names) == 1:
+            return [subject.names[i] for _, i in pairs]
+        return [f"{dataset.names[d]}/{subject.names[i]}" for d, i in pairs]
 
     @cached_property
     def _subject_index(self) -> np.ndarray:
-        index = {name: i for i, name in enumerate(self.subjects)}
-        return np.array([index[self._subject(entry)] for entry in self.entries], dtype=np.int64)
+        position = {name: i for i, name in enumerate(self.subjects)}
+        return np.array([position[name] for name in self._subject_names], dtype=np.int64)
 
     @cached_property
-    def _sfreqs(self) -> np.ndarray:
-        return np.array([entry.sfreq for entry in self.entries])
+    def rows(self) -> WindowRows:
+        """What each window is, for splits and their audit; rows are made when looked at."""
+        return WindowRows(
+            self.table,
+            subject=self._subject_names,
+            entries=self.entries,
+            recording=self._recording,
+            start=self._start,
+            length=self._lengths,
+            y=self._y,
+            labels=self.labels,
+        )
 
-    @cached_property
-    def rows(self) -> list[Row]:
-        """What each window is, for splits and their audit."""
-        rows = []
-        columns = (self._recording.tolist(), self._start.tolist(), self._y.tolist())
-        for i, start, y in zip(*columns, strict=True):
-            entry = self.entries[i]
-            rows.append(
-                Row(
-                    subject=self._subject(entry),
-                    session=entry.recording.session,
-                    run=entry.recording.run,
-                    recording=entry.recording.id,
-                    start=start / entry.sfreq,
-                    stop=(start + self._n_times(entry)) / entry.sfreq,
-                    label=None if self.labels is None else self.labels[y],
-                )
-            )
-        return rows
+    @property
+    def recording(self) -> np.ndarray:
+        """Recording of each window, by position in `entries`."""
+        return self._recording
+
+    @property
+    def start(self) -> np.ndarray:
+        """First sample of each window in its recording."""
+        return self._start
+
+    @property
+    def y(self) -> np.ndarray | None:
+        """int64, class of each window; None without labels."""
+        return self._y
+
+    def buckets(self, by: Bucket) -> np.ndarray:
+        """Number of the bucket of each window; windows of one bucket go well in one batch.
+
+        Args:
+            by: "rate": one sampling rate, any sensors, padded and masked. "size": besides, numbers
+                of channels within a factor of 1.25. "sensors": besides, the same sensors, so that
+                nothing is padded.
+        """
+        keys = [self.table.sfreq]
+        if by == "size":
+            keys.append(np.floor(np.log(self.table.n_channels) / np.log(1.25) + 1e-9))
+        elif by == "sensors":
+            keys.append(self.table.sensors.astype(np.float64))
+        elif by != "rate":
+            raise ValueError(f"Windows.buckets by {by!r}: expected 'rate', 'size' or 'sensors'.")
+        _, bucket = np.unique(np.stack(keys), axis=1, return_inverse=True)
+        return bucket.reshape(-1).astype(np.int32)[self._recording]
 
     @property
     def sfreq(self) -> float:
@@ -210,7 +193,7 @@ class Windows(Dataset[Batch]):
         Raises:
             ValueError: The recordings of these windows have several rates.
         """
-        rates = sorted(set(self._sfreqs[np.unique(self._recording)].tolist()))
+        rates = np.unique(self.table.sfreq[np.unique(self._recording)]).tolist()
         if len(rates) > 1:
             raise ValueError(_several_rates(rates))
         return float(rates[0])
@@ -232,7 +215,7 @@ class Windows(Dataset[Batch]):
             raise IndexError(f"window {index} of {len(self)}")
         return self.batch([index])
 
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> Batch:
         return self.batch(indices)
 
     def batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
@@ -244,40 +227,20 @@ class Windows(Dataset[Batch]):
         """
         index = np.asarray(indices, dtype=np.int64)
         recording, start = self._recording[index], self._start[index]
-        rates = self._sfreqs[recording]
+        rates = self.table.sfreq[recording]
         sfreq = float(rates[0])
         if (rates != sfreq).any():
-            raise ValueError(_several_rates(sorted(set(rates.tolist()))))
-        n = self._n_times(self.entries[recording[0]])
-        n_channels, geometry = self._tables.batch(recording)
-        x = _empty(len(index), n_channels, n)
-        rows, array = x.unbind(0), x.numpy()
-        scratch = np.empty((n_channels, n), dtype=np.int16)
-        integers = torch.from_numpy(scratch)
-        # In the order of the disk: neighbouring reads find the file open and the page in memory.
-        order = np.lexsort((start, recording))
-        numbers, starts = recording.tolist(), start.tolist()
-        for position in order.tolist():
-            i, first = numbers[position], starts[position]
-            held, at, scale = self._where[i]
-            own = len(self.entries[i].sensors)
-            if own < n_channels:
-                array[position, own:] = 0
-            if scale is None:
-                self.stores[held].read_raw(at, first, first + n, array[position, :own])
-                continue
-            # torch casts and scales rows of a few hundred samples faster than numpy.
-            self.stores[held].read_raw(at, first, first + n, scratch[:own])
-            row = rows[position] if own == n_channels else rows[position][:own]
-            row.copy_(integers if own == n_channels else integers[:own])
-            row.mul_(scale)
+            raise ValueError(_several_rates(np.unique(rates).tolist()))
+        n_channels, geometry = self._sensors.batch(recording)
+        x = _empty(len(index), n_channels, int(self._lengths[recording[0]]))
+        self._fill(x, recording, start)
         return Batch(
             x=x,
             sfreq=sfreq,
             onset=torch.from_numpy(start / sfreq),
             subject=torch.from_numpy(self._subject_index[recording]),
             recording=torch.from_numpy(recording.astype(np.int64)),
-            y=None if self.labels is None else torch.from_numpy(self._y[index]),
+            y=None if self._y is None else torch.from_numpy(self._y[index]),
             channel_mask=geometry["channel_mask"],
             kind=geometry["kind"],
             position=geometry["position"],
@@ -285,9 +248,68 @@ class Windows(Dataset[Batch]):
             has_position=geometry["has_position"],
         )
 
+    def _fill(self, x: Tensor, recording: np.ndarray, start: np.ndarray) -> None:
+        """Read windows into `x`, batch channel time."""
+        _, n_channels, n = x.shape
+        rows, array = x.unbind(0), x.numpy()
+        scratch = np.empty((n_channels, n), dtype=np.int16)
+        integers = torch.from_numpy(scratch)
+        stores, table = self.stores, self.table
+        held, place = table.store[recording].tolist(), table.place[recording].tolist()
+        sizes = table.n_channels[recording].tolist()
+        # In the order of the disk: neighbouring reads find the file open and the page in memory.
+        order = np.lexsort((start, recording)).tolist()
+        numbers, starts = recording.tolist(), start.tolist()
+        for position in order:
+            first, own = starts[position], sizes[position]
+            scale = self._scale(numbers[position])
+            read = stores[held[position]].read_raw
+            if own < n_channels:
+                array[position, own:] = 0
+            if scale is None:
+                read(place[position], first, first + n, array[position, :own])
+                continue
+            # torch casts and scales rows of a few hundred samples faster than numpy.
+            read(place[position], first, first + n, scratch[:own])
+            row = rows[position] if own == n_channels else rows[position][:own]
+            row.copy_(integers if own == n_channels else integers[:own])
+            row.mul_(scale)
 
-def _is_one_of(value: str | None, wanted: Sequence[str | int] | None) -> bool:
-    return wanted is None or any(same_entity(value, item) for item in wanted)
+    def _scale(self, recording: int) -> Tensor | None:
+        """Step of each channel of a recording, as a column; None for float32 samples."""
+        try:
+            return self._scales[recording]
+        except KeyError:
+            pass
+        columns = self.stores[self.table.store[recording]].columns
+        place = self.table.place[recording]
+        scale = None
+        if columns.is_int16[place]:
+            low, high = columns.scale_at[place], columns.scale_at[place + 1]
+            scale = torch.from_numpy(columns.scale[low:high].copy()).unsqueeze(1)
+        if len(self._scales) >= _REMEMBERED:
+            self._scales.clear()
+        self._scales[recording] = scale
+        return scale
+
+
+class _Entries(Sequence[Entry]):
+    """The entries of several stores, one after the other."""
+
+    def __init__(self, stores: Sequence[Store], table: RecordingTable) -> None:
+        self._stores, self._table = stores, table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._stores[self._table.store[index]].entries[int(self._table.place[index])]
 
 
 def _empty(*shape: int) -> Tensor:

@@ -1,0 +1,112 @@
+"""Windows as rows of a table, each made when it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from neurofm.data.rows import Row
+from neurofm.data.table import RecordingTable
+from neurofm.io import Entry
+from neurofm.shapes import Float, Int
+
+_CHUNK = 1 << 16
+
+
+class WindowRows(Sequence[Row]):
+    """A sequence of `Row` that keeps numbers only.
+
+    Args:
+        subject: Name of each recording's subject.
+        entries: Of the stores, for the recordings' fingerprints.
+        recording: Recording of each window, by position in the table.
+        start: First sample of each window.
+        length: Samples of a window of each recording.
+        y: Position of each window's label in `labels`, if it has one.
+    """
+
+    def __init__(
+        self,
+        table: RecordingTable,
+        *,
+        subject: Sequence[str],
+        entries: Sequence[Entry],
+        recording: Int[np.ndarray, " window"],
+        start: Int[np.ndarray, " window"],
+        length: Int[np.ndarray, " recording"],
+        y: Int[np.ndarray, " window"] | None,
+        labels: tuple[str, ...] | None,
+    ) -> None:
+        self._table, self._subject, self._entries = table, subject, entries
+        self._recording, self._start, self._length = recording, start, length
+        self._y, self._labels = y, labels
+        self._about: dict[int, tuple[Any, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self._recording)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        y = None if self._y is None else int(self._y[index])
+        return self._row(int(self._recording[index]), int(self._start[index]), y)
+
+    def __iter__(self) -> Iterator[Row]:
+        for low in range(0, len(self), _CHUNK):
+            part = slice(low, low + _CHUNK)
+            recordings = self._recording[part].tolist()
+            ys = [None] * len(recordings) if self._y is None else self._y[part].tolist()
+            yield from map(self._row, recordings, self._start[part].tolist(), ys)
+
+    def _row(self, i: int, start: int, y: int | None) -> Row:
+        about = self._about.get(i)
+        if about is None:
+            about = self._about[i] = self._of_recording(i)
+        subject, session, run, name, sfreq, length, fingerprint = about
+        return Row(
+            subject=subject,
+            session=session,
+            run=run,
+            recording=name,
+            start=start / sfreq,
+            stop=(start + length) / sfreq,
+            label=None if y is None or self._labels is None else self._labels[y],
+            fingerprint=fingerprint,
+        )
+
+    def _of_recording(self, i: int) -> tuple[Any, ...]:
+        """What the windows of a recording have in common."""
+        named = self._table.recording(i)
+        return (
+            self._subject[i],
+            named.session,
+            named.run,
+            named.id,
+            float(self._table.sfreq[i]),
+            int(self._length[i]),
+            self._entries[i].fingerprint or None,
+        )
+
+    def column(self, name: str) -> Float[np.ndarray, " window"]:
+        """`start` or `stop` of all windows, seconds, without making rows.
+
+        Raises:
+            ValueError: Another name.
+        """
+        if name not in ("start", "stop"):
+            raise ValueError(f"WindowRows.column({name!r}): expected 'start' or 'stop'.")
+        samples = self._start + (self._length[self._recording] if name == "stop" else 0)
+        return samples / self._table.sfreq[self._recording]
