@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
-import mne
 import numpy as np
 import pytest
 
@@ -122,13 +121,6 @@ def test_a_truncated_gzip_file_is_refused(tiny, tmp_path):
     check_file(packed)
     with pytest.raises(ValueError, match="the compressed file is incomplete"):
         check_file(cut(packed, 0.5))
-
-
-def test_averages_are_not_taken_for_a_recording(tiny, tmp_path):
-    evoked = mne.EvokedArray(tiny.data * 1e-6, mne.create_info(tiny.names, 128.0, "eeg"))
-    evoked.save(tmp_path / "a-ave.fif", verbose="error")
-    with pytest.raises(ValueError, match="holds averages or epochs"):
-        read_raw_signal(tmp_path / "a-ave.fif", WHO)
 
 
 def loaded(tiny, tmp_path: Path) -> list[Problem]:

@@ -339,8 +339,8 @@ def check_ctf(path: Path) -> None:
                 f"{path}: {file.name} is missing in the CTF folder, which holds {inside}. Copy "
                 "the whole folder under its own name."
             )
-    with header.open("rb") as file:
-        start = file.read(1314)
+    with header.open("rb") as resource:
+        start = resource.read(1314)
     if not start.startswith(b"MEG4") or len(start) < 1314:
         raise ValueError(
             f"{header}: not a CTF resource file, or truncated: {len(start)} bytes that start with "

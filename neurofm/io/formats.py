@@ -9,15 +9,19 @@ Axes: channel time.
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from neurofm.io.integrity import check_file, suffix_of
+from neurofm.io.epochs import read_epochs, read_evokeds
+from neurofm.io.fif_tags import content_of
+from neurofm.io.head_position import remove_chpi as subtract_chpi
+from neurofm.io.integrity import BTI, check_file, suffix_of
 from neurofm.io.meeg import signal_from_raw
+from neurofm.io.mne_channels import Channels
 from neurofm.io.quality import Problem, report
 from neurofm.types import Recording, Signal
 
@@ -38,7 +42,10 @@ SUFFIXES = (
     ".con",
     ".ds",
     ".cnt",
+    BTI,
 )
+_FIF = (".fif", ".fif.gz")
+_CONTINUOUS = "a continuous recording"
 
 
 def read_raw_signal(
@@ -52,61 +59,156 @@ def read_raw_signal(
     exclude: Sequence[str] = (),
     unit: str | float | Mapping[str, str | float] | None = None,
     event_channel: str | None = None,
+    compensation: int | None = None,
+    remove_chpi: bool = False,
 ) -> Signal:
-    """Read one file of any format MNE knows.
+    """Read one file of any format MNE knows: a continuous recording, epochs or averages.
 
     Args:
-        path: The file (the `.vhdr` of BrainVision, the folder of CTF).
+        path: The file (the `.vhdr` of BrainVision, the folder of CTF, the "c,rf..." of 4D, with
+            "config" and, if there is one, "hs_file" beside it).
         recording: What it is.
-        montage: As in `signal_from_raw`, like all further arguments.
+        montage: As in `signal_from_raw`, like the following.
+        compensation: Grade of compensation by the reference channels the data shall have (CTF: 0
+            to 3); as stored if not given.
+        remove_chpi: Subtract the signals of continuous head position coils.
 
     Raises:
         FileNotFoundError: The file, or a part of it, is missing.
-        ValueError: Empty, truncated, not what its suffix says, or unreadable.
+        ValueError: Empty, truncated, not what its suffix says, or unreadable; epochs or averages
+            together with `compensation`, `remove_chpi` or an `event_channel`.
     """
     check_file(path)
-    with _mne_warnings(path):
-        try:
-            raw = _open(path)
-            return signal_from_raw(
-                raw,
-                recording,
-                montage=montage,
-                standardize=standardize,
-                rename=rename,
-                kinds=kinds,
-                exclude=exclude,
-                unit=unit,
-                event_channel=event_channel,
+    content = content_of(path) if suffix_of(path) in _FIF else _CONTINUOUS
+    channels = Channels(montage, standardize, rename or {}, kinds or {}, exclude, unit)
+    with _mne_warnings(path), _clear_errors(path):
+        if content in ("epochs", "averages"):
+            _refuse_continuous_only(path, content, compensation, remove_chpi, event_channel)
+            read = read_epochs if content == "epochs" else read_evokeds
+            return read(path, recording, channels=channels)
+        if content != _CONTINUOUS:
+            raise ValueError(
+                f"{path}: a FIF file that holds {content}, not a recording, epochs or averages."
             )
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{path}: a file it belongs with is missing ({error}). Copy all parts of the "
-                "recording."
-            ) from error
-        except OSError as error:
-            raise OSError(f"{path}: cannot be read ({error}).") from error
+        raw = _open(path)
+        done = []
+        if compensation is not None:
+            done.append(_compensate(raw, compensation, path))
+        if remove_chpi:
+            done.append(subtract_chpi(raw, where=str(path)))
+        signal = signal_from_raw(
+            raw,
+            recording,
+            montage=montage,
+            standardize=standardize,
+            rename=rename,
+            kinds=kinds,
+            exclude=exclude,
+            unit=unit,
+            event_channel=event_channel,
+        )
+        return replace(signal, history=(*signal.history, *done))
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Errors of the operating system under the name of the recording."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path}: a file it belongs with is missing ({error}). Copy all parts of the recording."
+        ) from error
+    except PermissionError as error:
+        raise PermissionError(f"{path}: no permission to read a part of it ({error}).") from error
+    except OSError as error:
+        raise OSError(f"{path}: cannot be read ({error}).") from error
+
+
+def _refuse_continuous_only(
+    path: Path,
+    content: str,
+    compensation: int | None,
+    remove_chpi: bool,
+    event_channel: str | None,
+) -> None:
+    asked = {
+        "compensation": compensation is not None,
+        "remove_chpi": remove_chpi,
+        "event_channel": event_channel not in (None, "auto"),
+    }
+    for name, given in asked.items():
+        if given:
+            raise ValueError(
+                f"{path}: holds {content}, and `{name}` works on continuous recordings only. Leave "
+                "it out of the card's reader, or read the continuous file."
+            )
+
+
+def _compensate(raw: mne.io.BaseRaw, grade: int, path: Path) -> str:
+    """Bring a recording to a grade of compensation, in place; the line for its history."""
+    before = raw.compensation_grade or 0
+    stored = sorted({0, *(int(comp["kind"]) for comp in raw.info["comps"])})
+    if grade not in stored:
+        raise ValueError(
+            f"{path}: no compensation of grade {grade} in the file, which offers "
+            f"{', '.join(str(item) for item in stored)}. Correct `compensation` in the card's "
+            "reader."
+        )
+    if grade != before:
+        raw.apply_gradient_compensation(grade, verbose="ERROR")
+    return f"compensation by reference channels brought from grade {before} to {grade}"
 
 
 def _open(path: Path) -> mne.io.BaseRaw:
     import mne
 
     try:
-        raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
+        if suffix_of(path) == BTI:
+            raw = _open_bti(path)
+        elif suffix_of(path) in _FIF:
+            # Active shielding needs SSS before use: `details_of` and a warning say so.
+            raw = mne.io.read_raw_fif(path, allow_maxshield="yes", verbose="WARNING")
+        else:
+            raw = mne.io.read_raw(path, preload=False, verbose="WARNING")
     except (FileNotFoundError, PermissionError):
         raise
     except Exception as error:
-        if re.search(r"(ave|evo|epo)\.fif(\.gz)?$", path.name):
-            raise ValueError(
-                f"{path}: holds averages or epochs, expected a continuous recording."
+        if "Split raw file detected" in str(error):
+            raise FileNotFoundError(
+                f"a later part of the split recording: {' '.join(str(error).split())}"
             ) from error
         raise ValueError(
             f"{path}: MNE cannot read this {suffix_of(path)} file ({type(error).__name__}: "
-            f"{error}). "
-            "It is damaged or of another format than its suffix says: fetch it again."
+            f"{error}). It is damaged or of another format than its suffix says: fetch it again."
         ) from error
     _check_companion(path, raw)
+    if raw.info.get("maxshield"):
+        report(
+            Problem(
+                "warning",
+                "Recorded with active shielding (MaxShield) and not yet cleaned.",
+                "Apply signal-space separation (MaxFilter, or MNE's maxwell_filter) first.",
+                "maxshield",
+            ),
+            str(path),
+        )
     return raw
+
+
+def _open_bti(path: Path) -> mne.io.BaseRaw:
+    """4D Neuroimaging: the data file with its configuration and head shape beside it."""
+    import mne
+
+    config, shape = path.with_name("config"), path.with_name("hs_file")
+    if not config.is_file():
+        raise FileNotFoundError(f"{config.name} beside {path.name}")
+    return mne.io.read_raw_bti(
+        path,
+        config_fname=str(config),
+        head_shape_fname=str(shape) if shape.is_file() else None,
+        verbose="WARNING",
+    )
 
 
 def _check_companion(path: Path, raw: mne.io.BaseRaw) -> None:
@@ -119,9 +221,8 @@ def _check_companion(path: Path, raw: mne.io.BaseRaw) -> None:
         if frame and data.stat().st_size % frame:
             raise ValueError(
                 f"{data}: {data.stat().st_size} bytes are not a multiple of {frame} "
-                f"({len(raw.ch_names)} "
-                f"channels x {width} bytes): truncated, or {path.name} declares other channels. "
-                "Fetch both again."
+                f"({len(raw.ch_names)} channels x {width} bytes): truncated, or {path.name} "
+                "declares other channels. Fetch both again."
             )
     elif suffix == ".set" and data.suffix == ".fdt":
         expected = 4 * len(raw.ch_names) * raw.n_times

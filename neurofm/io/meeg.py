@@ -1,54 +1,46 @@
 """MNE recordings to `Signal` and back: EEG, MEG, sEEG and ECoG.
 
-Numbers go from SI to working units on entry and back on exit, positions to the head frame (MEG
-through `dev_head_t`), stimulus channels to events. Positions of electrodes are `loc[0:3]`. The
-orientation of a MEG sensor is the direction it senses: the coil's normal (`loc[9:12]`) for
-magnetometers and axial gradiometers, the direction of the derivative (`loc[3:6]`) for planar
-gradiometers, as BrainOmni uses it.
+Numbers go from SI to working units on entry and back on exit, positions to the head frame, stimulus
+channels to events; `mne_channels` says how channels are chosen and placed.
 
 Source: MNE-Python (Gramfort et al. 2013).
-Axes: channel time; channel x 3 in metres.
+Axes: channel time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurofm.io.electrodes import kind_from_name, positions_of, standard_name
-from neurofm.io.quality import Problem, listed, matches, report
+from neurofm.io.electrodes import positions_of
+from neurofm.io.mne_channels import (
+    KIND_OF_TYPE,
+    MEG_KINDS,
+    Channels,
+    Source,
+    choose_channels,
+    geometry_of,
+    working_factors,
+)
+from neurofm.io.provenance import clock_gaps, details_of
+from neurofm.io.quality import Problem, listed, report
 from neurofm.types import Event, Recording, Sensors, Signal
-from neurofm.units import UNITS, Kind, si_factor
+from neurofm.units import UNITS, Kind
 
 if TYPE_CHECKING:
     import mne
 
-MEG_KINDS = (Kind.MAG, Kind.GRAD, Kind.AXIAL, Kind.MEG_REF)
-_ELECTRODES = (Kind.EEG, Kind.SEEG, Kind.ECOG, Kind.EOG, Kind.EMG, Kind.ECG)
-_KIND_OF_TYPE = {
-    "eeg": Kind.EEG,
-    "mag": Kind.MAG,
-    "grad": Kind.GRAD,
-    "ref_meg": Kind.MEG_REF,
-    "seeg": Kind.SEEG,
-    "dbs": Kind.SEEG,
-    "ecog": Kind.ECOG,
-    "eog": Kind.EOG,
-    "emg": Kind.EMG,
-    "ecg": Kind.ECG,
-}
 _TYPE_OF_KIND = {
-    **{kind: name for name, kind in _KIND_OF_TYPE.items() if name != "dbs"},
+    **{kind: name for name, kind in KIND_OF_TYPE.items() if name != "dbs"},
     Kind.AXIAL: "mag",
 }
-# MNE types an axial gradiometer "mag", because its unit is tesla; the coil tells them apart.
 _COIL_OF_KIND = {Kind.MAG: 3022, Kind.GRAD: 3012, Kind.AXIAL: 5001, Kind.MEG_REF: 5002}
 _TRIGGERS = ("STI101", "STI 014", "Status", "STATUS", "Trigger", "UPPT001", "STI 001")
 _BLOCK_VALUES = 2**22  # float64 values converted at a time, so that memory stays near the result's
 _HELMET_CENTRE = np.array([0.0, 0.0, 0.04])  # metres, head frame: about where helmets have theirs
-_DEVICE_FRAME = 1  # FIFFV_COORD_DEVICE
+BOUNDARY = "EDGE boundary"
 
 
 def signal_from_raw(
@@ -68,13 +60,7 @@ def signal_from_raw(
     Args:
         raw: Any MNE Raw, loaded or not.
         recording: What it is.
-        montage: MNE template whose positions are given to EEG electrodes without one.
-        standardize: Spell EEG names as the montage does ("Fc5." becomes "FC5").
-        rename: File name of a channel -> name; applied first.
-        kinds: Channel name or wildcard -> `Kind` name, for files that do not declare it (or
-        wrongly). exclude: Names or wildcards of channels to leave out.
-        unit: What the numbers MNE returns really are, if the file declares it wrongly: a unit such
-            as "uV", or SI units per number; for all channels or per kind name.
+        montage: As in `Channels`, like the following.
         event_channel: Stimulus channel read as events besides the annotations. "auto" takes the
             usual trigger channel if there are no annotations.
 
@@ -82,161 +68,97 @@ def signal_from_raw(
         ValueError: No samples, no channel left, names that collide, an unknown kind or unit.
     """
     where = str(recording.path or recording.id)
-    if raw.n_times < 1:
-        raise ValueError(f"{where}: the recording has no samples.")
-    chosen, names, kind, dropped = _channels(
-        raw, where, standardize, rename, kinds, exclude, montage
+    channels = Channels(montage, standardize, rename or {}, kinds or {}, exclude, unit)
+    events = [*_events(raw, event_channel, where), *clock_gaps(raw, BOUNDARY, where)]
+    return assemble(
+        raw,
+        recording,
+        channels=channels,
+        n_times=raw.n_times,
+        pieces=lambda picks: _pieces(raw, picks),
+        events=events,
+        details=details_of(raw),
     )
-    position, orientation, frame = _geometry(raw, chosen, kind, where)
-    if montage is not None:
+
+
+def assemble(
+    source: Source,
+    recording: Recording,
+    *,
+    channels: Channels,
+    n_times: int,
+    pieces: Callable[[list[int]], Iterable[np.ndarray]],
+    events: Iterable[Event],
+    details: Mapping[str, Any],
+) -> Signal:
+    """A `Signal` from the channels of an MNE object and a source of their samples.
+
+    Args:
+        source: Names, types and geometry of the channels.
+        recording: What it is.
+        channels: What the card says about them.
+        n_times: Samples in all pieces together.
+        pieces: Called once with the indices of the channels that stay; gives consecutive pieces of
+            them (`channel time`, SI units).
+        events: In any order; exact repetitions are dropped and counted.
+        details: As in `Signal`.
+
+    Raises:
+        ValueError: As `signal_from_raw`.
+    """
+    where = str(recording.path or recording.id)
+    if n_times < 1:
+        raise ValueError(f"{where}: the recording has no samples.")
+    chosen, names, kind, dropped = choose_channels(source, where, channels)
+    position, orientation, frame = geometry_of(source, chosen, kind, where)
+    if channels.montage is not None:
         free = (kind == Kind.EEG) & ~np.isfinite(position).all(axis=1)
-        position[free] = positions_of([names[i] for i in np.flatnonzero(free)], montage)
-    sensors = Sensors(tuple(names), kind, position, orientation, frame)
+        position[free] = positions_of([names[i] for i in np.flatnonzero(free)], channels.montage)
     history = [f"read {recording.path.name if recording.path else recording.id}"]
     if dropped:
         history.append(f"left out {len(dropped)} channels: {listed(dropped)}")
+    factor = working_factors(kind, channels.unit, where)
+    data = np.empty((len(chosen), n_times), dtype=np.float32)
+    start = 0
+    for piece in pieces(chosen):
+        data[:, start : start + piece.shape[1]] = piece * factor[:, None]
+        start += piece.shape[1]
     return Signal(
-        data=_working_units(raw, chosen, kind, unit, where),
-        sfreq=float(raw.info["sfreq"]),
-        sensors=sensors,
-        events=_events(raw, event_channel, where),
+        data=data,
+        sfreq=float(source.info["sfreq"]),
+        sensors=Sensors(tuple(names), kind, position, orientation, frame),
+        events=_ordered(events, where),
         recording=recording,
         history=tuple(history),
+        details=details,
     )
 
 
-def _channels(
-    raw: mne.io.BaseRaw,
-    where: str,
-    standardize: bool,
-    rename: Mapping[str, str] | None,
-    kinds: Mapping[str, str] | None,
-    exclude: Sequence[str],
-    montage: str | None,
-) -> tuple[list[int], list[str], np.ndarray, list[str]]:
-    """Indices, names and kinds of the channels that stay, and the names of those that do not."""
-    rename = dict(rename or {})
-    chosen, names, found, dropped = [], [], [], []
-    for i, mne_type in enumerate(raw.get_channel_types()):
-        original = raw.ch_names[i]
-        name = rename.get(original, original)
-        kind = _KIND_OF_TYPE.get(mne_type)
-        if kind == Kind.EEG:
-            kind = kind_from_name(name) or kind
-        elif kind == Kind.MAG and _is_gradiometer(raw.info["chs"][i]):
-            kind = Kind.AXIAL
-        kind = _declared_kind(name, kinds or {}, where) or kind
-        if standardize and kind == Kind.EEG:
-            name = standard_name(name, montage or "standard_1005")
-        if kind is None or matches(original, exclude) or matches(name, exclude):
-            dropped.append(original)
-            continue
-        chosen.append(i)
-        names.append(name)
-        found.append(int(kind))
-    if not chosen:
-        raise ValueError(
-            f"{where}: none of the {len(raw.ch_names)} channels measures a brain or body signal "
-            f"({listed(raw.ch_names)}). Declare them with `kinds` in the card's reader."
+def _ordered(events: Iterable[Event], where: str) -> tuple[Event, ...]:
+    events = list(events)
+    kept = sorted(set(events), key=lambda event: (event.onset, event.label))
+    if len(kept) < len(events):
+        report(
+            Problem(
+                "warning",
+                f"{len(events) - len(kept)} of {len(events)} events are there twice, with the same "
+                "onset, duration and label.",
+                "The copies were dropped.",
+                "duplicate_events",
+            ),
+            where,
+            stacklevel=5,
         )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        origin = [raw.ch_names[i] for i, name in zip(chosen, names, strict=True) if name in twice]
-        raise ValueError(
-            f"{where}: channels {listed(origin)} end up with the same names {listed(twice)}. "
-            "Give one of "
-            "them another name with `rename`, or leave it out with `exclude`, in the card's reader."
-        )
-    return chosen, names, np.array(found, dtype=np.int8), dropped
+    return tuple(kept)
 
 
-def _declared_kind(name: str, kinds: Mapping[str, str], where: str) -> Kind | None:
-    for pattern, kind in kinds.items():
-        if matches(name, [pattern]):
-            try:
-                return Kind[kind.upper()]
-            except KeyError:
-                raise ValueError(
-                    f"{where}: kind {kind!r} of channel {name!r} is not one of "
-                    f"{', '.join(k.name.lower() for k in Kind if k >= 0)}."
-                ) from None
-    return None
-
-
-def _is_gradiometer(channel: Mapping[str, Any]) -> bool:
-    from mne.io.constants import FIFF
-
-    coil = int(channel["coil_type"]) & 0xFFFF
-    return any(
-        "GRAD" in name and int(value) == coil
-        for name, value in FIFF.items()
-        if name.startswith("FIFFV_COIL_")
-    )
-
-
-def _geometry(
-    raw: mne.io.BaseRaw, chosen: Sequence[int], kind: np.ndarray, where: str
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Positions and sensed directions in the head frame, and the name of the frame."""
-    loc = np.array([raw.info["chs"][i]["loc"][:12] for i in chosen], dtype=np.float64)
-    device = np.array([int(raw.info["chs"][i]["coord_frame"]) == _DEVICE_FRAME for i in chosen])
-    position = loc[:, :3].copy()
-    position[~np.isfinite(position).all(axis=1) | (position == 0).all(axis=1)] = np.nan
-    is_meg = np.isin(kind, MEG_KINDS)
-    direction = np.where((kind == Kind.GRAD)[:, None], loc[:, 3:6], loc[:, 9:12])
-    length = np.linalg.norm(np.nan_to_num(direction), axis=1, keepdims=True)
-    direction = np.where(
-        is_meg[:, None] & (length > 0.5), direction / np.maximum(length, 1e-12), 0.0
-    )
-    frame = "head"
-    if device.any():
-        transform = raw.info["dev_head_t"]
-        # Systems without head localization store no transform, or one that does nothing.
-        if transform is None or np.allclose(transform["trans"], np.eye(4)):
-            frame = "unknown"
-            report(
-                Problem(
-                    "warning",
-                    f"The head's position in the helmet is not in the file: {int(device.sum())} "
-                    "sensor "
-                    "positions stay in the helmet's frame.",
-                    "Take the file with head localization if there is one.",
-                    "no_head_position",
-                ),
-                where,
-                stacklevel=4,
-            )
-        else:
-            rotation, shift = transform["trans"][:3, :3], transform["trans"][:3, 3]
-            position[device] = position[device] @ rotation.T + shift
-            direction[device] = direction[device] @ rotation.T
-    return position, direction, frame
-
-
-def _working_units(
-    raw: mne.io.BaseRaw,
-    chosen: Sequence[int],
-    kind: np.ndarray,
-    unit: str | float | Mapping[str, str | float] | None,
-    where: str,
-) -> np.ndarray:
-    factor = np.array([UNITS[Kind(int(k))].per_si for k in kind])
-    overrides = unit if isinstance(unit, Mapping) else {None: unit}
-    for name, given in overrides.items():
-        if given is not None:
-            wanted = _ELECTRODES if name is None else [Kind[name.upper()]]
-            factor[np.isin(kind, wanted)] *= si_factor(given, where=where)
-    data = np.empty((len(chosen), raw.n_times), dtype=np.float32)
-    step = max(_BLOCK_VALUES // len(chosen), 1)
+def _pieces(raw: mne.io.BaseRaw, picks: list[int]) -> Iterator[np.ndarray]:
+    step = max(_BLOCK_VALUES // len(picks), 1)
     for start in range(0, raw.n_times, step):
-        stop = min(start + step, raw.n_times)
-        data[:, start:stop] = (
-            raw.get_data(picks=list(chosen), start=start, stop=stop) * factor[:, None]
-        )
-    return data
+        yield raw.get_data(picks=picks, start=start, stop=min(start + step, raw.n_times))
 
 
-def _events(raw: mne.io.BaseRaw, event_channel: str | None, where: str) -> tuple[Event, ...]:
+def _events(raw: mne.io.BaseRaw, event_channel: str | None, where: str) -> list[Event]:
     # Annotations count from the start of acquisition, the data from the first stored sample.
     events = [
         Event(float(onset) - raw.first_time, float(duration), str(label).strip())
@@ -266,7 +188,7 @@ def _events(raw: mne.io.BaseRaw, event_channel: str | None, where: str) -> tuple
             Event((int(sample) - raw.first_samp) / raw.info["sfreq"], 0.0, str(int(code)))
             for sample, _, code in found
         ]
-    return tuple(sorted(events, key=lambda event: (event.onset, event.label)))
+    return events
 
 
 def signal_to_raw(signal: Signal) -> mne.io.RawArray:

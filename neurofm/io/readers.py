@@ -24,6 +24,7 @@ from neurofm.units import UNITS, Kind, si_factor
 
 ENTITIES = ("subject", "session", "task", "run")
 _FIELD = re.compile(r"\{(\w+)(?::(\d+))?\}|(\*\*/)|(\*)")
+_SPLIT = re.compile(r"_split-(\d+)_")
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
@@ -77,8 +78,7 @@ def find_recordings(
         if match is None or (suffixes is not None and suffix_of(path) not in suffixes):
             continue
         entities = {name: value for name, value in match.groupdict().items() if value}
-        plain = relative[: -len(suffix_of(path))] if suffix_of(path) else relative
-        entities.setdefault("subject", plain.replace("/", "-"))
+        entities.setdefault("subject", _without_suffix(path, relative).replace("/", "-"))
         found.append(Recording(dataset=dataset, path=path, **entities))
     if not found:
         there = [item.name for item in sorted(root.iterdir())]
@@ -87,6 +87,11 @@ def find_recordings(
             f"{listed(there) or 'nothing'}."
         )
     return found
+
+
+def _without_suffix(path: Path, relative: str) -> str:
+    suffix = suffix_of(path)
+    return relative[: -len(suffix)] if path.name.lower().endswith(suffix or "/") else relative
 
 
 class FolderReader:
@@ -104,6 +109,9 @@ class FolderReader:
         unit: What the numbers really are where the file declares it wrongly ("uV", or SI units per
             number; per kind as a mapping).
         event_channel: Stimulus channel read as events, or "auto".
+        compensation: MEG: grade of compensation by the reference channels (CTF: 0 to 3); as stored
+            if not given.
+        remove_chpi: MEG: subtract the signals of continuous head position coils.
     """
 
     def __init__(
@@ -119,6 +127,8 @@ class FolderReader:
         exclude: Sequence[str] = (),
         unit: str | float | Mapping[str, str | float] | None = None,
         event_channel: str | None = None,
+        compensation: int | None = None,
+        remove_chpi: bool = False,
     ) -> None:
         compile_pattern(pattern)
         self.pattern = pattern
@@ -131,10 +141,13 @@ class FolderReader:
         self.exclude = tuple(exclude)
         self.unit = unit
         self.event_channel = event_channel
+        self.compensation = compensation
+        self.remove_chpi = remove_chpi
 
     def recordings(self) -> list[Recording]:
-        """All recordings, without opening a file."""
-        return find_recordings(self.root, self.pattern, dataset=self.dataset, suffixes=SUFFIXES)
+        """All recordings, without opening a file; later parts of split files are left out."""
+        found = find_recordings(self.root, self.pattern, dataset=self.dataset, suffixes=SUFFIXES)
+        return [item for item in found if not is_later_part(path_of(item))]
 
     def load(self, recording: Recording) -> Signal:
         """One recording in working units."""
@@ -148,7 +161,27 @@ class FolderReader:
             exclude=self.exclude,
             unit=self.unit,
             event_channel=self.event_channel,
+            compensation=self.compensation,
+            remove_chpi=self.remove_chpi,
         )
+
+
+def is_later_part(path: Path) -> bool:
+    """Whether MNE reaches a file through another.
+
+    That is so for later parts of a split FIF file ("a_raw-1.fif", "a_split-02_meg.fif") and for
+    files inside a CTF folder.
+    """
+    if any(parent.suffix == ".ds" for parent in path.parents):
+        return True
+    stem, dash, number = path.name.removesuffix(".fif").rpartition("-")
+    if dash and number.isdecimal() and (path.parent / f"{stem}.fif").exists():
+        return True
+    split = _SPLIT.search(path.name)
+    if split is None or int(split[1]) < 2:
+        return False
+    first = f"_split-{'1'.zfill(len(split[1]))}_"
+    return path.with_name(path.name.replace(split[0], first)).exists()
 
 
 class TableReader:
