@@ -149,10 +149,15 @@ def test_a_rate_that_is_no_whole_number_is_kept_exactly(odd_store):
     assert store.entries[0].block == 102
 
 
-def test_a_slow_rate_gets_blocks_of_one_sample(tmp_path):
-    original = signal(20, 0.4)
+@pytest.mark.parametrize(
+    ("sfreq", "block"), [(0.4, 16), (2.0, 16), (16.0, 16), (30.0, 30), (102.4, 102), (1000.0, 1000)]
+)
+def test_blocks_last_a_second_unless_that_is_a_few_samples(tmp_path, sfreq, block):
+    original = signal(50, sfreq)
     store = stored(tmp_path, original, dtype="float32")
+    assert store.entries[0].block == block
     np.testing.assert_array_equal(store.read(0, 3, 17), original.data[:, 3:17])
+    np.testing.assert_array_equal(store.read(0, 0, 50), original.data)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 5), (5, 5), (990, 1001), (2000, 2010)])

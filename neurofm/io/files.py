@@ -33,7 +33,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         OSError: As raised by the writes; the partial file is removed and an older one stays.
     """
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    partial = _partial(path)
     try:
         with open(partial, "wb") as file:
             yield file
@@ -48,6 +48,22 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(FileNotFoundError):
             partial.unlink()
+
+
+@contextmanager
+def scratch_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write and read back, beside `path`, which is gone afterwards."""
+    partial = _partial(path)
+    try:
+        with open(partial, "w+b") as file:
+            yield file
+    finally:
+        with suppress(FileNotFoundError):
+            partial.unlink()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
 
 
 def remove_partial(folder: Path) -> int:

@@ -12,28 +12,34 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from crc32c import crc32c
 
-from neurofm.io.blocks import DTYPES, Layout, int16_scale
-from neurofm.io.files import LocalFiles, Source, atomic_write, read_document, write_document
+from neurofm.io.blocks import DTYPES, Layout
+from neurofm.io.files import (
+    LocalFiles,
+    Source,
+    atomic_write,
+    read_document,
+    scratch_file,
+    write_document,
+)
+from neurofm.io.gathered import Gathered, samples
 from neurofm.io.index import Columns
-from neurofm.io.manifest import Entries, SensorSets, read_manifest, sensors_document
+from neurofm.io.manifest import Entries, SensorSets, read_manifest
 from neurofm.shapes import Float
 from neurofm.types import Signal
-from neurofm.units import UNITS, Kind, typical_amplitude
 
 _REMEMBERED = 1 << 15  # files whose layout is kept: about 20 MB
 
 
 def write_recording(
     store: Path,
-    signal: Signal,
+    signal: Signal | Iterable[Signal],
     *,
     key: str,
     dtype: str = "int16",
@@ -44,62 +50,82 @@ def write_recording(
 
     Args:
         store: Folder of the store, made if missing.
+        signal: The recording, or consecutive groups of its channels, each over the whole time, as
+            of `Corpus.slabs`. In groups, no more than one is in memory, the store's disk needs room
+            for the recording twice, and the bytes are those of the whole signal; events, history
+            and details are those of the first.
         key: Name of the recording's files: letters, digits, `.`, `_` and `-`.
         dtype: "int16" (half the bytes, error at most half a step) or "float32" (exact).
         provenance: Where the signal came from; the signal's own history is kept as well.
         fingerprint: Something to recognise the recording by, whatever file it was read from.
 
     Returns:
-        What the manifest will say about the recording.
+        What the store knows about the recording.
 
     Raises:
-        ValueError: NaN or infinite samples, no samples, an unknown dtype or an unusable key.
+        ValueError: NaN or infinite samples, no samples, an unknown dtype or an unusable key; groups
+            of channels that do not belong together.
         OSError: The disk is full, say. Nothing of this recording stays behind.
     """
-    where = f"write_recording {signal.recording.id}"
     if dtype not in DTYPES:
-        raise ValueError(f"{where}: dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
+        raise ValueError(f"write_recording: dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", key):
-        raise ValueError(f"{where}: key {key!r} may hold letters, digits, '.', '_' and '-' only.")
-    data = np.asarray(signal.data, dtype=np.float32)
-    n_channels, n_times = data.shape
-    if not data.size:
-        raise ValueError(f"{where}: no samples, the data are {n_channels} channels x {n_times}.")
-    _refuse_non_finite(data, signal, where)
-    scale = int16_scale(data) if dtype == "int16" else None
-    layout = Layout(n_channels, max(1, round(signal.sfreq)), dtype, crc32c(key.encode()))
+        raise ValueError(
+            f"write_recording: key {key!r} may hold letters, digits, '.', '_' and '-' only."
+        )
     folder = Path(store) / "recordings"
     folder.mkdir(parents=True, exist_ok=True)
+    file, document = folder / f"{key}.bin", folder / f"{key}.json"
+    if isinstance(signal, Signal):
+        known = Gathered.of(signal, dtype)
+        layout = known.layout(key)
+        written = _write_blocks(file, layout.encode(samples(signal), known.scale))
+    else:
+        with scratch_file(folder / f"{key}.slabs") as spool:
+            known = _spool(signal, dtype, spool)
+            layout = known.layout(key)
+
+            def read(at: int, n: int) -> bytes:
+                spool.seek(at)
+                return spool.read(n)
+
+            pieces = layout.interleave(read, known.widths, known.n_times)
+            written = _write_blocks(file, pieces)
+    record = {"key": key, **known.record(), **written, "block": layout.n_samples, "dtype": dtype}
+    record |= {"provenance": provenance or {}, "fingerprint": fingerprint}
+    try:
+        write_document(document, record)
+    except BaseException:
+        if not document.exists():
+            file.unlink(missing_ok=True)
+        raise
+    return record
+
+
+def _spool(slabs: Iterable[Signal], dtype: str, spool: IO[bytes]) -> Gathered:
+    """Encode groups of channels into a scratch file, one at a time."""
+    known: Gathered | None = None
+    for slab in slabs:
+        part = Gathered.of(slab, dtype)
+        for piece in part.layout("").spool(samples(slab), part.scale):
+            spool.write(piece)
+        known = part if known is None else known.joined(part)
+        del slab  # before the next one is made
+    if known is None:
+        raise ValueError("write_recording: no signal to write, the groups of channels are none.")
+    spool.flush()
+    return known
+
+
+def _write_blocks(file: Path, pieces: Iterable[memoryview]) -> dict[str, Any]:
     digest = hashlib.sha256()
     n_bytes = 0
-    with atomic_write(folder / f"{key}.bin") as file:
-        for piece in layout.encode(data, scale):
+    with atomic_write(file) as opened:
+        for piece in pieces:
             digest.update(piece)
             n_bytes += len(piece)
-            file.write(piece)
-    kinds = sorted({int(kind) for kind in signal.sensors.kind})
-    record = {
-        "key": key,
-        "recording": {k: v for k, v in asdict(signal.recording).items() if k != "path"},
-        "n_times": n_times,
-        "sfreq": float(signal.sfreq),
-        "block": layout.n_samples,
-        "dtype": dtype,
-        "scale": None if scale is None else scale.tolist(),
-        "max_error": [0.0] * n_channels if scale is None else (scale / 2).tolist(),
-        "coarse": _coarse(data, signal, scale),
-        "units": {Kind(kind).name: UNITS[Kind(kind)].name for kind in kinds},
-        "events": [[float(e.onset), float(e.duration), e.label] for e in signal.events],
-        "history": list(signal.history),
-        "details": dict(signal.details),
-        "provenance": provenance or {},
-        "fingerprint": fingerprint,
-        "n_bytes": n_bytes,
-        "sha256": digest.hexdigest(),
-        "sensors": sensors_document(signal.sensors),
-    }
-    write_document(folder / f"{key}.json", record)
-    return record
+            opened.write(piece)
+    return {"n_bytes": n_bytes, "sha256": digest.hexdigest()}
 
 
 def read_record(store: Path, key: str) -> dict[str, Any] | None:
@@ -124,28 +150,6 @@ def read_record(store: Path, key: str) -> dict[str, Any] | None:
             return None if file.read(1) else record
     except (OSError, KeyError):
         return None
-
-
-def _refuse_non_finite(data: np.ndarray, signal: Signal, where: str) -> None:
-    bad = ~np.isfinite(data.max(axis=1)) | ~np.isfinite(data.min(axis=1))
-    if not bad.any():
-        return
-    channel = int(np.flatnonzero(bad)[0])
-    samples = np.flatnonzero(~np.isfinite(data[channel]))
-    raise ValueError(
-        f"{where}: {int(bad.sum())} of {len(bad)} channels hold NaN or infinite samples; the first "
-        f"is {signal.sensors.names[channel]} at {samples[0] / signal.sfreq:.3f} s ({len(samples)} "
-        "samples). Interpolate or exclude the channel, or cut that part of the recording."
-    )
-
-
-def _coarse(data: np.ndarray, signal: Signal, scale: np.ndarray | None) -> list[str]:
-    """Channels whose int16 step exceeds a tenth of their typical amplitude."""
-    if scale is None or data.shape[1] < 2:
-        return []
-    amplitude = typical_amplitude(data, signal.sfreq)
-    rough = (amplitude > 0) & (scale > 0.1 * amplitude)
-    return [signal.sensors.names[i] for i in np.flatnonzero(rough)]
 
 
 class Store:
