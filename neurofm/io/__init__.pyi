@@ -1,6 +1,6 @@
 # public names: from .module import Name as Name
-from .arrays import ArrayReader as ArrayReader
 from .annotations import AnnotatedReader as AnnotatedReader
+from .arrays import ArrayReader as ArrayReader
 from .bids import BIDSReader as BIDSReader
 from .checkpoint import Conversion as Conversion
 from .checkpoint import convert_checkpoint as convert_checkpoint

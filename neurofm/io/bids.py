@@ -18,7 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from neurofm.io import sidecars as bids
+from neurofm.io.contacts import read_electrodes
 from neurofm.io.formats import SUFFIXES
 from neurofm.io.integrity import check_file
 from neurofm.io.meeg import signal_from_raw
@@ -248,14 +251,13 @@ class BIDSReader:
                 f"{path}: no table of nuisance signals (*_desc-confounds_timeseries.tsv) beside "
                 "it. Read fMRIPrep's derivative, or leave `confounds` out of the card's reader."
             )
-        tr_s = bids.metadata(path, self.folder).get("RepetitionTime")
         return {
             "mask": mask,
             "atlas": self.root / self.atlas if self.atlas else None,
-            "tr_s": float(tr_s) if isinstance(tr_s, (int, float)) else None,
+            "sidecar": bids.metadata(path, self.folder),
             "events": bids.read_events(events, column=self.event_column) if events else (),
             "confounds": confounds,
-            "confound_columns": self.confounds,
+            "confound_columns": self.confounds or None,
         }
 
     def _load_electric(self, path: Path, recording: Recording) -> Signal:
@@ -295,7 +297,32 @@ class BIDSReader:
             own = [event for event in signal.events if event.label.upper().startswith(_KEPT)]
             merged = sorted([*given, *own], key=lambda event: event.onset)
             signal = replace(signal, events=tuple(dict.fromkeys(merged)))
+        if bids.suffix_word(path.name) == "ieeg":
+            signal = self._placed(signal, path)
         return self._with_bads(signal, bids.bad_channels(table), path)
+
+    def _placed(self, signal: Signal, path: Path) -> Signal:
+        """Positions and regions of contacts as the table of electrodes has them, in its space."""
+        tables = bids.applying(path, self.folder, "electrodes", ".tsv")
+        space = self.wanted.get("space")
+        if space is not None:
+            tables = [t for t in tables if bids.entities_of(t.name).get("space") == space]
+        # Of several spaces a common one: positions of different people can then be compared.
+        table = next(iter(sorted(tables, key=lambda file: "space-MNI" not in file.name)), None)
+        if table is None:
+            return signal
+        systems = bids.applying(table, self.folder, "coordsystem", ".json", free=())
+        found = read_electrodes(table, next(iter(systems), None))
+        place = {name: i for i, name in enumerate(found.names)}
+        rename = {new: old for old, new in (self.rename or {}).items()}
+        index = [place.get(rename.get(name, name), -1) for name in signal.sensors.names]
+        known = np.array(index) >= 0
+        position = np.full((len(index), 3), np.nan)
+        position[known] = found.position[np.array(index)[known]]
+        region = tuple(found.region[i] if i >= 0 else "" for i in index) if found.region else ()
+        sensors = replace(signal.sensors, position=position, frame=found.frame, region=region)
+        details = {**signal.details, **({"space": found.space} if found.space else {})}
+        return replace(signal, sensors=sensors, details=details)
 
     def _with_bads(self, signal: Signal, marked: Sequence[str], path: Path) -> Signal:
         rename = dict(self.rename or {})
