@@ -1,7 +1,10 @@
 # public names: from .module import Name as Name
 from .annotations import AnnotatedReader as AnnotatedReader
 from .arrays import ArrayReader as ArrayReader
+from .atlases import Atlas as Atlas
+from .atlases import read_atlas as read_atlas
 from .bids import BIDSReader as BIDSReader
+from .calcium import CalciumReader as CalciumReader
 from .checkpoint import Conversion as Conversion
 from .checkpoint import convert_checkpoint as convert_checkpoint
 from .checkpoint import load_model as load_model
@@ -15,7 +18,13 @@ from .corpus import Corpus as Corpus
 from .corpus import fetch as fetch
 from .corpus import open_corpus as open_corpus
 from .corpus import open_path as open_path
+from .fmri import bold_slabs as bold_slabs
+from .fmri import read_bold as read_bold
+from .fmri_reader import FMRIReader as FMRIReader
+from .fmri_reader import describe_image as describe_image
 from .formats import read_raw_signal as read_raw_signal
+from .images import Image as Image
+from .images import open_image as open_image
 from .manifest import Entry as Entry
 from .manifest import seal as seal
 from .matfiles import MatReader as MatReader
@@ -23,10 +32,18 @@ from .meeg import signal_from_raw as signal_from_raw
 from .meeg import signal_to_raw as signal_to_raw
 from .quality import Problem as Problem
 from .quality import RecordingWarning as RecordingWarning
+from .rdms import describe_rdms as describe_rdms
+from .rdms import read_rdms as read_rdms
 from .readers import FolderReader as FolderReader
 from .readers import TableReader as TableReader
+from .spike_lists import SpikeTrains as SpikeTrains
+from .spike_lists import Track as Track
+from .spike_lists import bin_spikes as bin_spikes
+from .spikes import SpikeReader as SpikeReader
 from .store import Store as Store
 from .store import write_recording as write_recording
+from .surfaces import read_maps as read_maps
 from .synthetic import SyntheticReader as SyntheticReader
 from .synthetic import Truth as Truth
 from .synthetic import simulate_motor_imagery as simulate_motor_imagery
+from .voxels import parcel_means as parcel_means

@@ -161,8 +161,9 @@ def clipped_channels(signal: Signal, *, run: int = 5, share: float = 1e-3) -> li
     found = []
     flat = flat_channels(signal)
     for i in range(len(signal.sensors)):
-        if i in flat or signal.sensors.kind[i] not in BRAIN_KINDS:
-            continue
+        kind = signal.sensors.kind[i]
+        if i in flat or kind not in BRAIN_KINDS or kind == Kind.UNIT:
+            continue  # a silent unit stays at its smallest count without being clipped
         values = signal.data[i]
         values = values[np.isfinite(values)]
         if len(values) < run:
