@@ -1,156 +1,36 @@
 """BrainData: corpora, preprocessing, windows and a split, as one Lightning data module.
 
 Recordings are prepared once to the store, windows are cut from it, and the split is made by
-subject, session, run or time before any window is drawn; a leak stops the run. The training loader
-has a state, so that a checkpoint taken in the middle of an epoch resumes at the next window.
+subject, session, run or time before any window is drawn; a leak stops the run. Several corpora,
+EEG and MEG together, are mixed in chosen shares. The training loader has a state, so that a
+checkpoint taken in the middle of an epoch resumes at the next window.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import lightning
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
 
-from neurofm.batch import Batch
 from neurofm.data.audit import audit_summary, refuse_leakage
+from neurofm.data.loader import BatchLoader
+from neurofm.data.mixing import Mixing
 from neurofm.data.prepare import prepare_corpus
 from neurofm.data.preprocess import build_steps, default_steps
 from neurofm.data.rows import Row, Split
 from neurofm.data.splits import by_group, by_time
-from neurofm.data.windows import Windows
-from neurofm.io import Store, open_corpus
+from neurofm.data.table import RecordingTable
+from neurofm.data.window_rows import WindowRows
+from neurofm.data.windows import AVOID, Bucket, Windows
+from neurofm.io import Corpus, Store, open_corpus
 from neurofm.io.corpus import same_entity
 
 log = logging.getLogger(__name__)
 By = Literal["subject", "session", "run", "recording", "time"]
-
-
-def _identity(batch: Any) -> Any:
-    return batch
-
-
-class BatchLoader:
-    """Batches of windows in an order that depends on seed, epoch and world size alone.
-
-    Args:
-        windows: Where batches come from.
-        indices: Windows to draw.
-        batch_size: Windows in a batch, per process.
-        shuffle: A new order each epoch.
-        seed: Of the order.
-        drop_last: Leave out an incomplete last batch, unless it is the only one.
-        num_workers: Worker processes that read.
-    """
-
-    def __init__(
-        self,
-        windows: Windows,
-        indices: Sequence[int],
-        *,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        drop_last: bool = False,
-        num_workers: int = 0,
-    ) -> None:
-        if not len(indices):
-            raise ValueError("BatchLoader: no windows in this part of the split.")
-        if batch_size < 1:
-            raise ValueError(f"BatchLoader: batch_size is {batch_size}, expected at least 1.")
-        self.windows = windows
-        self.indices = np.asarray(indices, dtype=np.int64)
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = drop_last
-        self.num_workers = num_workers
-        self.epoch = -1
-        self.position = 0
-        self._resume = False
-
-    def _share(self) -> tuple[int, int, int]:
-        """Rank, number of processes, and windows of each; the surplus repeats from the start."""
-        rank, world = 0, 1
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return rank, world, -(-len(self.indices) // world)
-
-    def _batches(self) -> list[list[int]]:
-        order = self.indices
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, max(self.epoch, 0)]).permutation(order)
-        rank, world, each = self._share()
-        order = np.resize(order, each * world)[rank::world]
-        return [
-            order[i * self.batch_size : (i + 1) * self.batch_size].tolist()
-            for i in range(len(self))
-        ]
-
-    def __len__(self) -> int:
-        each = self._share()[2]
-        whole = each // self.batch_size
-        return whole if self.drop_last and whole else -(-each // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        if not self._resume:
-            self.epoch, self.position = self.epoch + 1, 0
-        self._resume = False
-        loader: DataLoader[Batch] = DataLoader(
-            self.windows,
-            batch_sampler=self._batches()[self.position :],
-            num_workers=self.num_workers,
-            collate_fn=_identity,
-            # Its own random numbers: taking one of the global ones would change a resumed run.
-            generator=torch.Generator().manual_seed(self.seed),
-        )
-        for batch in loader:
-            self.position += 1
-            yield batch
-
-    def finish(self) -> None:
-        """Declare the epoch over, although batches are left (`limit_train_batches`)."""
-        self.position = len(self)
-
-    def _order(self) -> list[int]:
-        """All that the order of windows depends on, apart from the epoch."""
-        return [len(self.indices), self.batch_size, self.seed, self.shuffle, self._share()[1]]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch, number of batches already given out in it, and what their order depends on."""
-        over = self.position >= len(self)
-        return {
-            "epoch": self.epoch,
-            "position": self.position,
-            "over": over,
-            "order": self._order(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue behind the last batch given out.
-
-        Raises:
-            ValueError: In the middle of an epoch the remaining windows would be other ones.
-        """
-        resume = state["epoch"] >= 0 and not state["over"]
-        if resume and state["order"] != self._order():
-            names = ("windows", "batch_size", "seed", "shuffle", "processes")
-            changed = [
-                f"{name} {before} is now {now}"
-                for name, before, now in zip(names, state["order"], self._order(), strict=True)
-                if before != now
-            ]
-            raise ValueError(
-                f"This checkpoint was taken in the middle of an epoch and {', '.join(changed)}: "
-                "windows would be repeated or skipped. Resume with the same data, or start a new "
-                "run from the model by `neurofm.load_model`."
-            )
-        self.epoch, self.position, self._resume = state["epoch"], state["position"], resume
 
 
 class BrainData(lightning.LightningDataModule):
@@ -158,19 +38,28 @@ class BrainData(lightning.LightningDataModule):
 
     Args:
         datasets: Names of dataset cards, or paths to cards of your own.
-        preprocess: Steps as `class_path`/`init_args`; the dataset's default steps if not given.
+        preprocess: Steps as `class_path`/`init_args`, for all datasets or a list for each by its
+            name; the default steps if not given.
         root: Folder of the recordings; otherwise `$NEUROFM_DATA/<folder of the card>`.
         store: Where prepared recordings are kept; otherwise `$NEUROFM_STORE` or the user's cache.
-        subjects: Only these.
-        runs: Only these.
+        subjects: Only these, of all datasets or of each by its name.
+        runs: Only these, of all datasets or of each by its name.
         labels: Cut windows at events with these labels, which become classes 0, 1, ...; without
             labels windows tile the recordings.
         window_s: Length of a window, seconds.
         stride_s: Distance of unlabelled windows, seconds; their length if not given.
         offset_s: Start of a labelled window after the onset of its event, seconds.
         split_by: What may not be on two sides of the split.
-        validate: Values of `split_by` for validation (`["8"]`), or a fraction of them.
+        avoid: Patterns of event labels that no window may touch or cross.
+        validate: Values of `split_by` for validation (`["8"]`), or a fraction of them. Subjects of
+            several datasets have the dataset in front (`["eegmmidb/8"]`).
         test: Values of `split_by` for test, or a fraction of them.
+        weights: Share of each dataset, by name, in the training epochs.
+        temperature: Without weights, how far the shares of the datasets are evened out: 1 = every
+            window alike, large = every dataset alike.
+        epoch_windows: Windows in a training epoch; see `Mixing` for how many if not given.
+        bucket: What the windows of a batch have in common: "rate", "size" (similar numbers of
+            channels) or "sensors" (the same, so that nothing is padded).
         batch_size: Windows in a batch.
         num_workers: Reader processes; reading is fast, 0 is often best.
         seed: Of the split (where fractions are given) and of the order of windows.
@@ -181,18 +70,23 @@ class BrainData(lightning.LightningDataModule):
         self,
         datasets: list[str],
         *,
-        preprocess: list[dict[str, Any]] | None = None,
+        preprocess: list[dict[str, Any]] | dict[str, list[dict[str, Any]]] | None = None,
         root: Path | str | None = None,
         store: Path | str | None = None,
-        subjects: list[str] | None = None,
-        runs: list[str] | None = None,
+        subjects: list[str] | dict[str, list[str]] | None = None,
+        runs: list[str] | dict[str, list[str]] | None = None,
         labels: list[str] | None = None,
         window_s: float = 4.0,
         stride_s: float | None = None,
         offset_s: float = 0.0,
+        avoid: list[str] | None = None,
         split_by: By = "subject",
         validate: list[str] | float = 0.1,
         test: list[str] | float = 0.1,
+        weights: dict[str, float] | None = None,
+        temperature: float = 1.0,
+        epoch_windows: int | None = None,
+        bucket: Bucket = "rate",
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
@@ -206,10 +100,14 @@ class BrainData(lightning.LightningDataModule):
         self.subjects, self.runs = subjects, runs
         self.labels = labels
         self.window_s, self.stride_s, self.offset_s = window_s, stride_s, offset_s
+        self.avoid = list(AVOID) if avoid is None else avoid
+        self.weights, self.temperature = weights, temperature
+        self.epoch_windows, self.bucket = epoch_windows, bucket
         self.split_by, self.validate, self.test = split_by, validate, test
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.dtype: Literal["int16", "float32"] = dtype
         self.stores: list[Path] = []
+        self._names: list[str] = []
         self.windows: Windows | None = None
         self.split: Split | None = None
 
@@ -219,7 +117,7 @@ class BrainData(lightning.LightningDataModule):
         return len(self.labels or ())
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> Sequence[Row]:
         """One row per window."""
         if self.windows is None:
             raise ValueError("BrainData: call setup() first.")
@@ -227,21 +125,33 @@ class BrainData(lightning.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Preprocess what the store does not hold yet; what it holds is left alone."""
-        self.stores = [self._prepare(name) for name in self.datasets]
+        corpora = self._corpora()
+        self.stores = [self._prepare(corpus) for corpus in corpora]
+        self._names = [corpus.name for corpus in corpora]
 
-    def _prepare(self, name: str) -> Path:
-        corpus = open_corpus(name, root=self.root)
-        steps = (
-            build_steps(self.preprocess, line_freq=corpus.line_freq)
-            if self.preprocess is not None
-            else build_steps(default_steps(), line_freq=corpus.line_freq)
-        )
+    def _corpora(self) -> list[Corpus]:
+        """The datasets, opened; every option by dataset names some of them."""
+        corpora = [open_corpus(name, root=self.root) for name in self.datasets]
+        names = [corpus.name for corpus in corpora]
+        if len(set(names)) < len(names):
+            raise ValueError(f"BrainData: datasets {self.datasets} name one dataset twice.")
+        for option in ("preprocess", "subjects", "runs", "weights"):
+            given = getattr(self, option)
+            unknown = sorted(set(given) - set(names)) if isinstance(given, dict) else []
+            if unknown:
+                raise ValueError(
+                    f"BrainData: {option} are given for {unknown}, but the datasets are {names}."
+                )
+        return corpora
+
+    def _prepare(self, corpus: Corpus) -> Path:
+        specs = _of_dataset(self.preprocess, corpus.name)
         return prepare_corpus(
             corpus,
-            steps,
+            build_steps(default_steps() if specs is None else specs, line_freq=corpus.line_freq),
             self.store,
-            subjects=self.subjects,
-            runs=self.runs,
+            subjects=_of_dataset(self.subjects, corpus.name),
+            runs=_of_dataset(self.runs, corpus.name),
             dtype=self.dtype,
         )
 
@@ -251,20 +161,49 @@ class BrainData(lightning.LightningDataModule):
             return
         if not self.stores:
             self.prepare_data()
+        stores = [Store(path) for path in self.stores]
         self.windows = Windows(
-            [Store(path) for path in self.stores],
+            stores,
             window_s=self.window_s,
             stride_s=self.stride_s,
             labels=self.labels,
             offset_s=self.offset_s,
-            subjects=self.subjects,
-            runs=self.runs,
+            recordings=self._chosen(stores),
+            avoid=self.avoid,
         )
         self.split = self._split(self.windows.rows)
         refuse_leakage(self.windows.rows, self.split)
         log.info(audit_summary(self.windows.rows, self.split))
 
-    def _split(self, rows: list[Row]) -> Split:
+    def _chosen(self, stores: Sequence[Store]) -> list[int] | None:
+        """Positions of the recordings asked for; a store may hold more."""
+        if self.subjects is None and self.runs is None:
+            return None
+        chosen, first = [], 0
+        for store, name in zip(stores, self._names, strict=True):
+            table = RecordingTable.of([store])
+            kept = table.named(
+                subjects=_of_dataset(self.subjects, name), runs=_of_dataset(self.runs, name)
+            )
+            chosen.extend((kept + first).tolist())
+            first += len(table)
+        return chosen
+
+    def _split(self, rows: Sequence[Row]) -> Split:
+        """Sides of the windows; windows of one recording and label are split as one row."""
+        if self.split_by == "time" or not isinstance(rows, WindowRows):
+            return self._split_rows(rows)
+        few, of_window = rows.distinct()
+        split = self._split_rows(few)
+        number = {name: i for i, name in enumerate(split.sides)}
+        side = np.full(len(few), -1)
+        for name, members in split.sides.items():
+            side[list(members)] = number[name]
+        side = side[of_window]
+        windows = {name: tuple(np.flatnonzero(side == i).tolist()) for name, i in number.items()}
+        return Split(**windows, name=split.name, by=split.by)
+
+    def _split_rows(self, rows: Sequence[Row]) -> Split:
         if isinstance(self.validate, list) or isinstance(self.test, list):
             if not (isinstance(self.validate, list) and isinstance(self.test, list)):
                 raise ValueError(
@@ -277,14 +216,14 @@ class BrainData(lightning.LightningDataModule):
             return by_time(rows, fractions=fractions)
         return by_group(rows, by=self.split_by, fractions=fractions, seed=self.seed)
 
-    def _named_split(self, rows: list[Row], validate: list[str], test: list[str]) -> Split:
+    def _named_split(self, rows: Sequence[Row], validate: list[str], test: list[str]) -> Split:
         if self.split_by == "time":
             raise ValueError("BrainData: `split_by: time` takes fractions, not lists.")
         values = [str(getattr(row, self.split_by)) for row in rows]
         sides: dict[str, set[str]] = {}
         for side, names in {"validate": validate, "test": test}.items():
             # "04" in a file name and 4 in a recipe are the same run.
-            found = {name: {v for v in set(values) if same_entity(v, name)} for name in names}
+            found = {name: {v for v in set(values) if _same(v, name)} for name in names}
             unknown = [name for name, match in found.items() if not match]
             if unknown:
                 raise ValueError(
@@ -327,7 +266,30 @@ class BrainData(lightning.LightningDataModule):
             seed=self.seed,
             drop_last=train,
             num_workers=self.num_workers,
+            bucket=self.bucket,
+            mixing=self._mixing() if train else None,
         )
+
+    def _mixing(self) -> Mixing | None:
+        """Shares of the datasets on the training side; None if all windows come once."""
+        if self.weights is None and self.temperature == 1 and self.epoch_windows is None:
+            return None
+        assert self.windows is not None and self.split is not None
+        windows = self.windows
+        mixing = Mixing(
+            windows.table.store[windows.recording[list(self.split.train)]],
+            self._names,
+            weights=self.weights,
+            temperature=self.temperature,
+            epoch_windows=self.epoch_windows,
+            seed=self.seed,
+        )
+        parts = (
+            f"{n} of {name} ({mixing.repeats[name]:.2f} times each)"
+            for name, n in mixing.counts.items()
+        )
+        log.info("windows of an epoch: %s", ", ".join(parts))
+        return mixing
 
     def train_dataloader(self) -> BatchLoader:
         """Shuffled windows of the training side."""
@@ -346,3 +308,15 @@ class BrainData(lightning.LightningDataModule):
     def predict_dataloader(self) -> BatchLoader:
         """Windows of the test side, in order."""
         return self._loader("test")
+
+
+def _of_dataset(given: Any, name: str) -> Any:
+    """The value of an option for a dataset; a mapping has one for each, None where it is silent."""
+    return given.get(name) if isinstance(given, dict) else given
+
+
+def _same(value: str, asked: str) -> bool:
+    """Whether an entity is the one asked for, `dataset/8` or `8` being the same as with zeros."""
+    front, _, name = value.rpartition("/")
+    asked_front, _, asked_name = asked.rpartition("/")
+    return front == asked_front and same_entity(name, asked_name)

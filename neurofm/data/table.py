@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurofm.io import Store
+from neurofm.io.corpus import same_entity
 from neurofm.shapes import Float, Int
 from neurofm.types import Recording
 
@@ -123,6 +124,24 @@ class RecordingTable:
             run=self.run.name(i),
             task=self.task.name(i),
         )
+
+    def named(
+        self,
+        *,
+        subjects: Sequence[str | int] | None = None,
+        runs: Sequence[str | int] | None = None,
+    ) -> Int[np.ndarray, " chosen"]:
+        """Positions of the recordings of these subjects and runs; None = of any."""
+        wanted = np.ones(len(self), dtype=bool)
+        for column, values in ((self.subject, subjects), (self.run, runs)):
+            if values is not None:
+                fitting = [
+                    i
+                    for i, name in enumerate(column.names)
+                    if any(same_entity(name, value) for value in values)
+                ]
+                wanted &= np.isin(column.index, fitting)
+        return np.flatnonzero(wanted)
 
 
 def _sensor_sets(stores: Sequence[Store]) -> tuple[np.ndarray, np.ndarray]:

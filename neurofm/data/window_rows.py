@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from neurofm.data.rows import Row
 from neurofm.data.table import RecordingTable
 from neurofm.io import Entry
-from neurofm.shapes import Float, Int
+from neurofm.shapes import Int
 
 _CHUNK = 1 << 16
 
@@ -100,13 +101,21 @@ class WindowRows(Sequence[Row]):
             self._entries[i].fingerprint or None,
         )
 
-    def column(self, name: str) -> Float[np.ndarray, " window"]:
-        """`start` or `stop` of all windows, seconds, without making rows.
+    def distinct(self) -> tuple[list[Row], Int[np.ndarray, " window"]]:
+        """One row per recording and label, spanning their windows, and the row of each window.
 
-        Raises:
-            ValueError: Another name.
+        What a split by subject, session, run or recording needs to know of millions of windows.
         """
-        if name not in ("start", "stop"):
-            raise ValueError(f"WindowRows.column({name!r}): expected 'start' or 'stop'.")
-        samples = self._start + (self._length[self._recording] if name == "stop" else 0)
-        return samples / self._table.sfreq[self._recording]
+        n = 1 if self._labels is None else len(self._labels)
+        code = self._recording.astype(np.int64) * n + (0 if self._y is None else self._y)
+        found, inverse = np.unique(code, return_inverse=True)
+        inverse = inverse.reshape(-1)
+        first = np.full(len(found), np.iinfo(np.int64).max)
+        np.minimum.at(first, inverse, self._start)
+        last = np.zeros(len(found), dtype=np.int64)
+        np.maximum.at(last, inverse, self._start)
+        rows = []
+        for key, low, high in zip(found.tolist(), first.tolist(), last.tolist(), strict=True):
+            row = self._row(key // n, low, None if self._y is None else key % n)
+            rows.append(replace(row, stop=self._row(key // n, high, None).stop))
+        return rows, inverse

@@ -27,7 +27,6 @@ from neurofm.data.padding import SensorTables
 from neurofm.data.table import RecordingTable
 from neurofm.data.window_rows import WindowRows
 from neurofm.io import Entry, Store
-from neurofm.io.corpus import same_entity
 
 AVOID = ("BAD*", "EDGE*")
 Bucket = Literal["rate", "size", "sensors"]
@@ -100,25 +99,16 @@ class Windows(Dataset[Batch]):
         runs: Sequence[str | int] | None,
     ) -> np.ndarray:
         """Positions of the recordings asked for, increasing."""
-        wanted = np.ones(len(self.table), dtype=bool)
-        if recordings is not None:
-            chosen = np.asarray(recordings, dtype=np.int64)
-            bad = chosen[(chosen < 0) | (chosen >= len(self.table))]
-            if len(bad):
-                raise ValueError(
-                    f"Windows: recording {bad[0]} does not exist; there are {len(self.table)}."
-                )
-            wanted[:] = False
-            wanted[chosen] = True
-        for column, values in ((self.table.subject, subjects), (self.table.run, runs)):
-            if values is not None:
-                fitting = [
-                    i
-                    for i, name in enumerate(column.names)
-                    if any(same_entity(name, value) for value in values)
-                ]
-                wanted &= np.isin(column.index, fitting)
-        return np.flatnonzero(wanted)
+        wanted = self.table.named(subjects=subjects, runs=runs)
+        if recordings is None:
+            return wanted
+        chosen = np.asarray(recordings, dtype=np.int64)
+        bad = chosen[(chosen < 0) | (chosen >= len(self.table))]
+        if len(bad):
+            raise ValueError(
+                f"Windows: recording {bad[0]} does not exist; there are {len(self.table)}."
+            )
+        return np.intersect1d(wanted, chosen)
 
     @cached_property
     def subjects(self) -> list[str]:
