@@ -1,15 +1,20 @@
 # public names: from .module import Name as Name
 from .align import EuclideanAlignment as EuclideanAlignment
 from .align import Standardize as Standardize
+from .audit import Fitted as Fitted
 from .audit import Leak as Leak
 from .audit import audit_summary as audit_summary
 from .audit import find_leaks as find_leaks
+from .audit import find_overlap as find_overlap
 from .audit import refuse_leakage as refuse_leakage
 from .calcium import DeltaF as DeltaF
 from .channels import Clip as Clip
 from .channels import InterpolateBads as InterpolateBads
 from .channels import PickChannels as PickChannels
 from .channels import PickKinds as PickKinds
+from .copies import find_copies as find_copies
+from .copies import same_recording as same_recording
+from .copies import similarity as similarity
 from .executors import Executor as Executor
 from .executors import open_executor as open_executor
 from .envelope import HighGamma as HighGamma
@@ -17,6 +22,8 @@ from .filters import Bandpass as Bandpass
 from .filters import Chain as Chain
 from .filters import Notch as Notch
 from .filters import Resample as Resample
+from .fingerprints import Fingerprinter as Fingerprinter
+from .fingerprints import fingerprint as fingerprint
 from .keys import source_files as source_files
 from .keys import store_folder as store_folder
 from .loader import BatchLoader as BatchLoader

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from neurofm.shapes import Bool, Float, Int
+
 ENTITIES = ("subject", "session", "run", "recording")
 
 
@@ -25,7 +27,8 @@ class Row:
         stop: Seconds; the first moment after the window.
         label: Class, None for unlabelled windows.
         stimulus: What was shown or played, where the same one may come again.
-        fingerprint: Of the recording's content; equal for two copies of one recording.
+        fingerprint: Of the recording's content (`neurofm.data.fingerprints`), or any text that is
+            the same for two copies of one recording.
     """
 
     subject: str
@@ -67,16 +70,48 @@ def overlapping(rows: Sequence[Row], left: Sequence[int], right: Sequence[int]) 
     """
     if not len(left) or not len(right):
         return set()
-    index = np.concatenate([np.asarray(left, dtype=np.int64), np.asarray(right, dtype=np.int64)])
-    is_left = np.arange(len(index)) < len(left)
+    index = [*map(int, left), *map(int, right)]
+    held = [rows[i] for i in index]
     codes: dict[str, int] = {}
-    recording = np.array([codes.setdefault(rows[i].recording, len(codes)) for i in index])
+    hit = overlapping_times(
+        np.array([codes.setdefault(row.recording, len(codes)) for row in held]),
+        np.array([row.start for row in held], dtype=np.float64),
+        np.array([row.stop for row in held], dtype=np.float64),
+        np.arange(len(left)),
+        np.arange(len(left), len(index)),
+    )
+    return {index[len(left) + int(i)] for i in np.flatnonzero(hit)} | (
+        set(index[: len(left)]) & set(index[len(left) :])
+    )
+
+
+def overlapping_times(
+    recording: Int[np.ndarray, " row"],
+    start: Float[np.ndarray, " row"],
+    stop: Float[np.ndarray, " row"],
+    left: Int[np.ndarray, " left"],
+    right: Int[np.ndarray, " right"],
+) -> Bool[np.ndarray, " right"]:
+    """Which rows of `right` share time with a row of `left` in one recording.
+
+    Args:
+        recording: Number of each row's recording.
+        start: Seconds.
+        stop: Seconds.
+        left: Positions of rows.
+        right: Positions of rows.
+    """
+    if not len(left) or not len(right):
+        return np.zeros(len(right), dtype=bool)
+    index = np.concatenate([left, right])
+    is_left = np.arange(len(index)) < len(left)
     # Whole microseconds: exact comparisons, and 2 of them forgive the rounding of k / sfreq.
-    start = np.round(np.array([rows[i].start for i in index], dtype=np.float64) * 1e6)
-    stop = np.round(np.array([rows[i].stop for i in index], dtype=np.float64) * 1e6)
-    begin, end = start.astype(np.int64), np.maximum(stop.astype(np.int64) - 2, start.astype(int))
-    offset = recording.astype(np.int64) * (int(end.max() - begin.min()) + 4)
-    begin, end = begin + offset, end + offset
+    first = np.round(start[index] * 1e6).astype(np.int64)
+    last = np.maximum(np.round(stop[index] * 1e6).astype(np.int64) - 2, first)
+    # Ranks instead of times: clock times and many recordings fit into one number.
+    times, rank = np.unique(np.concatenate([first, last]), return_inverse=True)
+    offset = recording[index].astype(np.int64) * len(times)
+    begin, end = rank[: len(index)] + offset, rank[len(index) :] + offset
     hit = np.zeros(len(index), dtype=bool)
     lowest, highest = np.iinfo(np.int64).min, np.iinfo(np.int64).max
     # Left windows that start at or before a right one, in the order of starts; ties: left first.
@@ -87,4 +122,4 @@ def overlapping(rows: Sequence[Row], left: Sequence[int], right: Sequence[int]) 
     nearest = np.minimum.accumulate(np.where(is_left[order], begin[order], highest)[::-1])[::-1]
     later = np.append(nearest[1:], highest)
     hit[order] |= later < end[order]
-    return {int(i) for i in index[hit & ~is_left]} | (set(map(int, left)) & set(map(int, right)))
+    return hit[len(left) :]

@@ -25,6 +25,7 @@ from .fmri_reader import describe_image as describe_image
 from .formats import read_raw_signal as read_raw_signal
 from .images import Image as Image
 from .images import open_image as open_image
+from .index import Columns as Columns
 from .manifest import Entry as Entry
 from .manifest import seal as seal
 from .matfiles import MatReader as MatReader
@@ -40,6 +41,8 @@ from .spike_lists import SpikeTrains as SpikeTrains
 from .spike_lists import Track as Track
 from .spike_lists import bin_spikes as bin_spikes
 from .spikes import SpikeReader as SpikeReader
+from .seen import Seen as Seen
+from .remote import RemoteFiles as RemoteFiles
 from .store import Store as Store
 from .store import write_recording as write_recording
 from .surfaces import read_maps as read_maps
