@@ -219,6 +219,10 @@ class Index:
             )
         return found
 
+    def block(self, i: int) -> int:
+        """Samples per block of recording `i`."""
+        return int(self.arrays["block"][i])
+
     def recording(self, i: int) -> Recording:
         """Entities of recording `i`."""
         tables = self.columns.tables

@@ -31,6 +31,7 @@ from neurofm.io.files import (
 from neurofm.io.gathered import Gathered, samples
 from neurofm.io.index import Columns
 from neurofm.io.manifest import Entries, SensorSets, read_manifest
+from neurofm.io.remote import RemoteFiles, is_remote
 from neurofm.shapes import Float
 from neurofm.types import Signal
 
@@ -156,10 +157,11 @@ class Store:
     """Random access to prepared recordings. Cheap to pickle into workers, safe to fork.
 
     Args:
-        path: Folder with a `manifest.json`.
-        source: Where the recordings' bytes are; the local folder if not given.
+        path: Folder with a `manifest.json`, or the address of one (`https://`, `s3://`, ...).
+        source: Where the bytes are, if not there. Of a local folder, the index is still read there.
 
     Attributes:
+        where: Folder or address, for messages.
         about: How it was prepared.
         entries: All recordings; each is made when asked for.
         columns: Their numbers as arrays, without making entries; see `Columns`.
@@ -173,22 +175,30 @@ class Store:
     """
 
     def __init__(self, path: Path | str, *, source: Source | None = None) -> None:
+        self.where = str(path).rstrip("/")
         self.path = Path(path)
-        local = LocalFiles(self.path)
-        manifest, self._index = read_manifest(local, str(self.path))
+        files: Source
+        if is_remote(path):
+            files = source = RemoteFiles(str(path)) if source is None else source
+        else:
+            files = LocalFiles(self.path)
+        manifest, self._index = read_manifest(files, self.where)
         self.about: dict[str, Any] = manifest["about"]
         self.digest: str = manifest["index"]["sha256"]
         self.entries = Entries(self._index)
         self.columns: Columns = self._index.columns
         self.sensor_sets = SensorSets(self._index)
-        self.source: Source = local if source is None else source
+        self.source: Source = files if source is None else source
         self._opened: dict[int, tuple[str, Layout]] = {}  # whose size was found right
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": {}}
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __repr__(self) -> str:
-        return f"Store({str(self.path)!r}, {len(self)} recordings)"
+        return f"Store({self.where!r}, {len(self)} recordings)"
 
     def read(
         self,
@@ -258,15 +268,19 @@ class Store:
         stride, n = layout.stride, layout.n_samples
         first = start // n
         count = (stop - 1) // n + 1 - first
-        raw = self.source.read_range(name, first * stride, count * stride)
+        try:
+            raw = self.source.read_range(name, first * stride, count * stride)
+        except (FileNotFoundError, PermissionError) as error:
+            raise self._unreadable(i, error) from None
         if len(raw) != count * stride:
-            self._open(i)
-            raise OSError(f"{self.path / name}: a read came back short. {self._remedy(i)}")
+            self._check_size(i, name, layout)
+            raise OSError(f"{self.where}/{name}: a read came back short. {self._remedy(i)}")
         wrong = layout.first_damaged(raw, first)
         if wrong is not None:
+            self._check_size(i, name, layout)
             entry = self.entries[i]
             raise OSError(
-                f"{self.path / name}: {entry.recording.id} is damaged in block {wrong} (second "
+                f"{self.where}/{name}: {entry.recording.id} is damaged in block {wrong} (second "
                 f"{wrong * n / entry.sfreq:.3f}): its checksum does not match. {self._remedy(i)}"
             )
         low, at, total = start - first * n, 0, stop - start
@@ -277,26 +291,62 @@ class Store:
             at += length
             low = 0
 
+    def prefetch(
+        self, recordings: Sequence[int], starts: Sequence[int], stops: Sequence[int]
+    ) -> None:
+        """Fetch samples that will be read next, all at once, if the store is elsewhere.
+
+        Over a network a batch then waits once, not once for each window. Nothing is done for local
+        folders, where reads do not wait for each other.
+        """
+        if not isinstance(self.source, RemoteFiles):
+            return
+        ranges = []
+        for i, start, stop in zip(recordings, starts, stops, strict=True):
+            name, layout = self._opened.get(i) or self._open(i)
+            first = start // layout.n_samples
+            count = (stop - 1) // layout.n_samples + 1 - first
+            ranges.append((name, first * layout.stride, count * layout.stride))
+        self.source.prefetch(ranges)
+
     def _open(self, i: int) -> tuple[str, Layout]:
-        """Name and layout of a recording whose file has the size that the index says."""
-        entry = self.entries[i]
-        layout = Layout(entry.n_channels, entry.block, entry.dtype, crc32c(entry.key.encode()))
-        name = f"recordings/{entry.key}.bin"
-        try:
-            size = self.source.size(name)
-        except FileNotFoundError:
-            raise OSError(f"{self.path / name}: missing. {self._remedy(i)}") from None
-        if size != entry.n_bytes:
-            seconds = min(size // layout.stride * entry.block / entry.sfreq, entry.duration)
-            raise OSError(
-                f"{self.path / name}: {entry.recording.id} has {size} bytes, the index says "
-                f"{entry.n_bytes}: truncated or overwritten after second {seconds:.3f}. "
-                f"{self._remedy(i)}"
-            )
+        """Name and layout of a recording's file, whose size must be what the index says."""
+        key = self._index.pools["key"][i]
+        columns = self.columns
+        dtype = "int16" if columns.is_int16[i] else "float32"
+        layout = Layout(
+            int(columns.n_channels[i]), self._index.block(i), dtype, crc32c(key.encode())
+        )
+        name = f"recordings/{key}.bin"
+        # Asking a server costs as much as reading: there, the checksums must do.
+        if not isinstance(self.source, RemoteFiles):
+            self._check_size(i, name, layout)
         if len(self._opened) >= _REMEMBERED:
             self._opened.clear()
         self._opened[i] = name, layout
         return name, layout
+
+    def _check_size(self, i: int, name: str, layout: Layout) -> None:
+        try:
+            size = self.source.size(name)
+        except (FileNotFoundError, PermissionError) as error:
+            raise self._unreadable(i, error) from None
+        entry = self.entries[i]
+        if size != entry.n_bytes:
+            seconds = min(size // layout.stride * entry.block / entry.sfreq, entry.duration)
+            raise OSError(
+                f"{self.where}/{name}: {entry.recording.id} has {size} bytes, the index says "
+                f"{entry.n_bytes}: truncated or overwritten after second {seconds:.3f}. "
+                f"{self._remedy(i)}"
+            )
+
+    def _unreadable(self, i: int, error: OSError) -> OSError:
+        file = f"{self.where}/recordings/{self._index.pools['key'][i]}.bin"
+        if isinstance(error, PermissionError):
+            return PermissionError(
+                f"{file}: no permission to read it. Ask its owner, or change its mode (`chmod`)."
+            )
+        return OSError(f"{file}: missing. {self._remedy(i)}")
 
     def _remedy(self, i: int) -> str:
         return (
