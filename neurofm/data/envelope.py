@@ -74,8 +74,8 @@ class HighGamma:
             )
         if self.width_hz is not None and not self.edge_hz <= self.width_hz <= self.high - self.low:
             raise ValueError(
-                f"HighGamma: sub-bands of {self.width_hz} Hz, expected {self.edge_hz:g} (the edges) "
-                f"to {self.high - self.low:g} (the band)."
+                f"HighGamma: sub-bands of {self.width_hz} Hz, expected {self.edge_hz:g} to "
+                f"{self.high - self.low:g} (the widths of the edges and of the band)."
             )
 
     def __call__(self, signal: Signal) -> Signal:
