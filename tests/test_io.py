@@ -225,7 +225,7 @@ def test_a_wrongly_declared_unit_can_be_corrected(tiny, tmp_path):
 def test_reading_in_blocks_gives_the_same_numbers(tiny, tmp_path, monkeypatch):
     path = tiny.fif(tmp_path / "a_raw.fif")
     whole = read_raw_signal(path, WHO).data
-    monkeypatch.setattr("neurofm.io.meeg._BLOCK_VALUES", 100)
+    monkeypatch.setattr("neurofm.io.meeg.BLOCK_VALUES", 100)
     np.testing.assert_array_equal(read_raw_signal(path, WHO).data, whole)
 
 

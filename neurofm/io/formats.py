@@ -160,6 +160,18 @@ def _compensate(raw: mne.io.BaseRaw, grade: int, path: Path) -> str:
     return f"compensation by reference channels brought from grade {before} to {grade}"
 
 
+def open_raw(path: Path) -> mne.io.BaseRaw:
+    """A continuous recording as MNE opens it, not loaded, after a look at its integrity.
+
+    Raises:
+        FileNotFoundError: The file, or a part of it, is missing.
+        ValueError: As `read_raw_signal`.
+    """
+    check_file(path)
+    with _mne_warnings(path), _clear_errors(path):
+        return _open(path)
+
+
 def _open(path: Path) -> mne.io.BaseRaw:
     import mne
 

@@ -38,7 +38,7 @@ _TYPE_OF_KIND = {
 }
 _COIL_OF_KIND = {Kind.MAG: 3022, Kind.GRAD: 3012, Kind.AXIAL: 5001, Kind.MEG_REF: 5002}
 _TRIGGERS = ("STI101", "STI 014", "Status", "STATUS", "Trigger", "UPPT001", "STI 001")
-_BLOCK_VALUES = 2**22  # float64 values converted at a time, so that memory stays near the result's
+BLOCK_VALUES = 2**22  # float64 values converted at a time, so that memory stays near the result's
 _HELMET_CENTRE = np.array([0.0, 0.0, 0.04])  # metres, head frame: about where helmets have theirs
 BOUNDARY = "EDGE boundary"
 
@@ -69,7 +69,7 @@ def signal_from_raw(
     """
     where = str(recording.path or recording.id)
     channels = Channels(montage, standardize, rename or {}, kinds or {}, exclude, unit)
-    events = [*_events(raw, event_channel, where), *clock_gaps(raw, BOUNDARY, where)]
+    events = [*annotated_events(raw, event_channel, where), *clock_gaps(raw, BOUNDARY, where)]
     return assemble(
         raw,
         recording,
@@ -153,12 +153,13 @@ def _ordered(events: Iterable[Event], where: str) -> tuple[Event, ...]:
 
 
 def _pieces(raw: mne.io.BaseRaw, picks: list[int]) -> Iterator[np.ndarray]:
-    step = max(_BLOCK_VALUES // len(picks), 1)
+    step = max(BLOCK_VALUES // len(picks), 1)
     for start in range(0, raw.n_times, step):
         yield raw.get_data(picks=picks, start=start, stop=min(start + step, raw.n_times))
 
 
-def _events(raw: mne.io.BaseRaw, event_channel: str | None, where: str) -> list[Event]:
+def annotated_events(raw: mne.io.BaseRaw, event_channel: str | None, where: str) -> list[Event]:
+    """Annotations and, if asked for, the rising steps of a stimulus channel, in no order."""
     # Annotations count from the start of acquisition, the data from the first stored sample.
     events = [
         Event(float(onset) - raw.first_time, float(duration), str(label).strip())
