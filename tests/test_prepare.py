@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import logging
 import os
 import signal as signals
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,11 @@ import pytest
 
 from neurofm.cli import prepare as command
 from neurofm.data import prepare_corpus, source_files, store_folder
+from neurofm.data.journal import Finished, Hashed, Journal, hash_of, stamps_of_recording
+from neurofm.data.keys import file_hash
+from neurofm.data.lock import LOCK
+from neurofm.data.prepare import JOURNAL
+from neurofm.data.problems import read_problems
 from neurofm.io import Store, seal
 from neurofm.io import blocks as store_blocks
 from neurofm.io.blocks import Layout
@@ -86,11 +91,24 @@ def run(corpus: Toy, root: Path, factor: float = 2.0, **options: Any) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
+    """What a store holds; its lock and its journal are the driver's."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and path.name not in (LOCK, JOURNAL)
     }
+
+
+def times(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != LOCK}
+
+
+@pytest.fixture(params=[False, True], ids=["sources just written", "sources at rest"])
+def at_rest(request, monkeypatch):
+    """Whether the journal may believe the times of files that were written a moment ago."""
+    if request.param:
+        monkeypatch.setattr(sys.modules["neurofm.data.journal"], "_REST_NS", -(10**18))
+    return request.param
 
 
 def subjects_in(folder: Path) -> list[str]:
@@ -109,13 +127,93 @@ def test_every_recording_is_loaded_processed_and_stored(toy, tmp_path):
     assert store.about["steps"][0]["init_args"] == {"factor": 2.0}
 
 
-def test_a_second_run_does_nothing(toy, tmp_path):
+def test_a_second_run_does_nothing(toy, tmp_path, at_rest):
     folder = run(toy, tmp_path / "store")
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    before = times(folder)
     toy.loaded.clear()
     assert run(toy, tmp_path / "store") == folder
     assert toy.loaded == []
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert times(folder) == before
+
+
+def test_a_rerun_reads_no_file_that_it_knows_unless_told_to(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules["neurofm.data.journal"], "_REST_NS", -(10**18))
+    folder = run(toy, tmp_path / "store")
+    before, read = times(folder), []
+
+    def counted(path: Path) -> str:
+        read.append(Path(path).name)
+        return file_hash(path)
+
+    monkeypatch.setattr(sys.modules["neurofm.data.journal"], "file_hash", counted)
+    monkeypatch.setattr(sys.modules["neurofm.data.prepare"], "open_executor", None)
+    run(toy, tmp_path / "store")
+    assert read == []
+    monkeypatch.undo()
+    monkeypatch.setattr(sys.modules["neurofm.data.journal"], "file_hash", counted)
+    run(toy, tmp_path / "store", rehash=True)
+    assert read == ["1.npy", "2.npy", "3.npy"]
+    assert times(folder) == before
+
+
+def test_bits_that_flip_without_a_write_are_found_by_rehash(toy, tmp_path, monkeypatch):
+    """A disk that returns other bytes with the same times: as if the stamp had been taken later."""
+    folder = run(toy, tmp_path / "store")
+    expected = contents(folder)
+    path = sorted((folder / "recordings").glob("*.bin"))[1]
+    raw = bytearray(path.read_bytes())
+    raw[1000] ^= 1
+    path.write_bytes(raw)
+    journal = Journal(folder / JOURNAL)
+    key = path.stem
+    finished = Finished(key, stamps_of_recording(folder, key), 100.0, 0)
+    with closing(journal):
+        journal.note([], finished)
+    run(toy, tmp_path / "store", rehash=True)
+    assert contents(folder) == expected
+
+
+@pytest.mark.parametrize("damage", ["half a line", "noise", "another type", "removed"])
+def test_a_damaged_journal_costs_reading_and_nothing_else(toy, tmp_path, at_rest, damage):
+    folder = run(toy, tmp_path / "store")
+    expected, path = contents(folder), folder / JOURNAL
+    raw = path.read_bytes()
+    if damage == "half a line":
+        path.write_bytes(raw[:-20])
+    elif damage == "noise":
+        path.write_bytes(raw[:50] + b"\xff\x00{]" + raw[80:])
+    elif damage == "another type":
+        path.write_bytes(b'[1]\n{"source": 3}\n{"finished": "x", "stamps": 1, "s": 0}\n' + raw)
+    else:
+        path.unlink()
+    toy.loaded.clear()
+    run(toy, tmp_path / "store")
+    assert toy.loaded == []
+    assert contents(folder) == expected
+    run(toy, tmp_path / "store", 3.0)
+
+
+def test_the_journal_stays_short(toy, tmp_path):
+    path = tmp_path / JOURNAL
+    with closing(Journal(path)) as journal:
+        for i in range(1500):
+            stamp = (1, 2, i, 4)
+            journal.note([Hashed("a", stamp, f"{i}", True)], None)
+    assert len(path.read_text().splitlines()) == 1
+    assert Journal(path).known([]) == {}
+
+
+def test_a_changed_file_is_not_taken_for_the_one_that_was_known(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"one")
+    (old,) = [hash_of(file, {})]
+    assert not old.settled
+    known = {str(file): replace(old, sha256="believed")}
+    assert hash_of(file, known).sha256 == "believed"
+    time.sleep(0.02)
+    file.write_bytes(b"two")
+    os.utime(file, ns=(old.stamp[1], old.stamp[1]))
+    assert hash_of(file, known).sha256 == file_hash(file)
 
 
 def test_the_manifest_names_no_folder_of_this_machine(toy, tmp_path):
@@ -123,10 +221,11 @@ def test_the_manifest_names_no_folder_of_this_machine(toy, tmp_path):
     assert str(tmp_path) not in (folder / "manifest.json").read_text()
 
 
-def test_a_rewritten_source_rebuilds_that_recording_only(toy, tmp_path):
+def test_a_rewritten_source_rebuilds_that_recording_only(toy, tmp_path, at_rest):
     folder = run(toy, tmp_path / "store")
     path = toy.root / "2.npy"
     stat = path.stat()
+    time.sleep(0.02)
     write_source(toy.root, "2", seed=1)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # same size, same time
     assert path.stat().st_size == stat.st_size
@@ -138,7 +237,7 @@ def test_a_rewritten_source_rebuilds_that_recording_only(toy, tmp_path):
     assert np.abs(Store(folder).read(1, 0, 10_000) - expected).max() < 0.01
 
 
-def test_a_source_that_returns_to_its_old_contents_needs_no_work(toy, tmp_path):
+def test_a_source_that_returns_to_its_old_contents_needs_no_work(toy, tmp_path, at_rest):
     folder = run(toy, tmp_path / "store")
     first = [entry.key for entry in Store(folder).entries]
     write_source(toy.root, "2", seed=1)
@@ -186,6 +285,7 @@ def test_a_damaged_recording_is_remade_by_the_same_command(toy, tmp_path, what):
     folder = run(toy, tmp_path / "store")
     expected = contents(folder)
     path = sorted((folder / "recordings").glob("*.bin"))[1]
+    time.sleep(0.02)  # a tick of the clock of files, after which every write is seen
     if what == "flip":
         raw = bytearray(path.read_bytes())
         raw[1000] ^= 1
@@ -207,9 +307,15 @@ def test_one_bad_recording_is_reported_and_the_others_go_on(toy, tmp_path, caplo
     with caplog.at_level(logging.WARNING):
         folder = run(toy, tmp_path / "store")
     assert subjects_in(folder) == ["1", "3"]
-    problems = json.loads((folder / "problems.json").read_text())["problems"]
+    problems = read_problems(folder)
     assert list(problems) == ["toy_sub-2"]
-    assert "ValueError" in problems["toy_sub-2"]
+    found = problems["toy_sub-2"]
+    assert found.type == "ValueError"
+    assert str(found.message) in str(found)
+    assert "np.load" in found.traceback
+    assert found.file == str(toy.root / "2.npy")
+    assert found.attempts == 1
+    assert found.when.endswith("Z")
     assert "1 of 3 recordings could not be prepared: toy_sub-2" in caplog.text
 
 
@@ -219,7 +325,7 @@ def test_a_repaired_recording_leaves_the_list_of_problems(toy, tmp_path):
     folder = run(toy, tmp_path / "store")
     write_source(toy.root, "3")
     run(toy, tmp_path / "store", subjects=["3"])
-    assert list(json.loads((folder / "problems.json").read_text())["problems"]) == ["toy_sub-2"]
+    assert list(read_problems(folder)) == ["toy_sub-2"]
     write_source(toy.root, "2")
     run(toy, tmp_path / "store")
     assert not (folder / "problems.json").exists()

@@ -1,21 +1,34 @@
-"""`neurofm prepare`: preprocess a dataset once, into the store that training reads."""
+"""`neurofm prepare`: preprocess a dataset once, into the store that training reads.
+
+One core, all cores of a machine, or a Dask cluster: the same work, the same bytes.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import yaml
 from rich.console import Console
 
 from neurofm import cards
+from neurofm.data.executors import EXECUTORS
 from neurofm.data.keys import default_store_root
+from neurofm.data.preparation import MEMORY
 from neurofm.data.prepare import prepare_corpus
 from neurofm.data.preprocess import build_steps
+from neurofm.data.problems import PROBLEMS, read_problems
 from neurofm.io import Store, open_corpus
+
+_LISTED = 20  # problems that are printed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +63,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("int16", "float32"),
         help="int16 takes half the space and rounds by at most half a step (default)",
     )
+    parser.add_argument(
+        "--executor",
+        choices=EXECUTORS,
+        help="where to work: in this process (default), in processes of this machine, on a Dask "
+        "cluster; what is written is the same",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes on this machine (all cores if not given; implies --executor processes); "
+        "with --scheduler, the size to which the cluster may grow",
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask scheduler: tcp://host:8786, or its scheduler file (implies --executor dask)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=size,
+        default=MEMORY,
+        metavar="BYTES",
+        help="memory for samples per worker, such as 500MB; held to by readers that can read some "
+        "channels at a time (default: 2GB)",
+    )
+    parser.add_argument(
+        "--rehash",
+        action="store_true",
+        help="read every file again, instead of those alone whose size or times changed",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first bad recording")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def size(text: str) -> int:
+    """Bytes of a size such as "500MB", "2GB", "1.5 GiB" or "1000000".
+
+    Raises:
+        argparse.ArgumentTypeError: It is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?\s*", text)
+    if found is None or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 500MB or 2GB")
+    base = 1024 if found[3] else 1000
+    return int(float(found[1]) * base ** " KMGT".index(found[2].upper() or " "))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,26 +118,37 @@ def run(args: argparse.Namespace) -> int:
     datasets = [args.dataset] if args.dataset else list(recipe.get("datasets") or [])
     if not datasets:
         raise ValueError("neurofm prepare: name a dataset, or a recipe with --config.")
+    executor = args.executor
+    if executor is None and args.scheduler is not None:
+        executor = "dask"
+    elif executor is None:
+        executor = "inprocess" if args.workers in (None, 1) else "processes"
     console = Console()
     bad = 0
     for name in datasets:
         corpus = open_corpus(name, root=args.root or _path(recipe.get("root")))
         steps = build_steps(recipe.get("preprocess"), line_freq=corpus.line_freq)
-        folder = prepare_corpus(
-            corpus,
-            steps,
-            args.store or _path(recipe.get("store")) or default_store_root(),
-            subjects=args.subjects or recipe.get("subjects"),
-            runs=args.runs or recipe.get("runs"),
-            dtype=args.dtype or recipe.get("dtype") or "int16",
-            progress=not args.quiet,
-            strict=args.strict,
-        )
+        with _terminated_like_interrupted():
+            folder = prepare_corpus(
+                corpus,
+                steps,
+                args.store or _path(recipe.get("store")) or default_store_root(),
+                subjects=args.subjects or recipe.get("subjects"),
+                runs=args.runs or recipe.get("runs"),
+                dtype=args.dtype or recipe.get("dtype") or "int16",
+                progress=not args.quiet,
+                strict=args.strict,
+                executor=executor,
+                workers=args.workers,
+                scheduler=args.scheduler,
+                memory=args.memory,
+                rehash=args.rehash,
+            )
         store = Store(folder)
-        hours = sum(entry.duration for entry in store.entries) / 3600
-        size = sum(entry.n_bytes for entry in store.entries) / 1e6
+        hours = float((store.columns.n_times / store.columns.sfreq).sum()) / 3600
+        megabytes = int(store.columns.n_bytes.sum()) / 1e6
         console.print(
-            f"{name}: {len(store)} recordings, {hours:.2f} h, {size:.1f} MB in {folder}",
+            f"{name}: {len(store)} recordings, {hours:.2f} h, {megabytes:.1f} MB in {folder}",
             highlight=False,
             soft_wrap=True,
         )
@@ -89,14 +157,35 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_problems(console: Console, folder: Path) -> int:
-    path = folder / "problems.json"
-    if not path.is_file():
-        return 0
-    problems: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["problems"]
-    console.print(f"{len(problems)} recordings could not be prepared:", highlight=False)
-    for name, reason in problems.items():
+    problems = read_problems(folder)
+    if problems:
+        console.print(
+            f"{len(problems)} recordings could not be prepared; {folder / PROBLEMS} says more:",
+            highlight=False,
+            soft_wrap=True,
+        )
+    for name, reason in list(problems.items())[:_LISTED]:
         console.print(f"  {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if len(problems) > _LISTED:
+        console.print(f"  and {len(problems) - _LISTED} more")
     return len(problems)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, which batch systems send before they kill, ends the run as Ctrl-C does: sealed."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _path(value: str | None) -> Path | None:

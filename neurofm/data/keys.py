@@ -1,7 +1,9 @@
 """What a prepared recording depends on, as names of its files and of its store.
 
 The key of a recording is a hash of its source files' contents, its entities, the card's rules, the
-steps, the sample type and `CODE_VERSION`. File times are never trusted: contents are read.
+steps, the sample type and `CODE_VERSION`. `KeyParts` keeps hashes of these apart, so that it can be
+said later which of them changed. Contents count, not times: see `neurofm.data.journal` for when a
+file need not be read to know them.
 """
 
 from __future__ import annotations
@@ -10,20 +12,25 @@ import hashlib
 import json
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from neurofm.cards import spec_of
+from neurofm.io.bids import sidecars
 from neurofm.io.blocks import DTYPES
+from neurofm.io.sidecars import bids_root
 from neurofm.types import Recording, Signal
 
 # Increase when a change of code changes the samples that a step or a reader makes.
-CODE_VERSION = 1
+CODE_VERSION = 2
 # Fields of a card that say nothing about samples: rewording them rebuilds nothing.
 _WORDS = ("description", "license", "citation", "url", "access", "fetch", "folder", "expected")
-_BIDS = re.compile(r"_(eeg|meg|ieeg|bold)$")
+_BIDS = re.compile(r"(_split-\d+)?_(eeg|meg|ieeg|bold|nirs)$")
+_SHORT = 16  # hexadecimal digits of hashes that are kept to be compared, not to be built upon
 
 
 @runtime_checkable
@@ -100,47 +107,124 @@ def store_folder(
     return root / f"{_plain(dataset)}-{_digest({'steps': step_specs(steps), 'dtype': dtype})[:12]}"
 
 
-def source_files(recording: Recording) -> list[Path]:
-    """All files that make up a recording, sorted: its own, and those beside it that go with it.
+class Folders:
+    """Names in folders, listed once: a folder of 100,000 files is not listed 100,000 times."""
 
-    A folder (CTF) counts with everything in it. Otherwise: every file whose name begins with the
-    recording's, so headers, markers, parts and sidecars; in BIDS also the electrodes and coordinate
-    systems of the subject.
+    def __init__(self) -> None:
+        self._names: dict[Path, list[str]] = {}
+
+    def beginning(self, folder: Path, start: str) -> list[str]:
+        """Names in a folder that begin so, sorted."""
+        names = self._names.get(folder)
+        if names is None:
+            names = self._names[folder] = sorted(os.listdir(folder))
+            if len(self._names) > 1000:
+                self._names.pop(next(iter(self._names)))
+        first = bisect_left(names, start)
+        return list(takewhile(lambda name: name.startswith(start), names[first:]))
+
+
+def source_files(recording: Recording, *, folders: Folders | None = None) -> list[Path]:
+    """All files that make up a recording, sorted: its own, and those that go with it.
+
+    A folder (CTF) counts with everything in it. Beside it: every file whose name begins with the
+    recording's, so headers, markers, parts and sidecars. In BIDS also what applies by inheritance,
+    in this folder or above (`neurofm.io.bids.sidecars`).
+
+    Args:
+        folders: Listings to share between recordings.
     """
     path = recording.path
     if path is None:
         return []
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
+    folders = Folders() if folders is None else folders
+    found = {file for file in path.rglob("*") if file.is_file()} if path.is_dir() else {path}
     base = _BIDS.sub("", path.name.split(".", 1)[0])
-    subject = base.split("_", 1)[0] if base.startswith("sub-") else None
-    found = {path}
-    for file in path.parent.iterdir():
-        rest = file.name[len(base) :]
-        own = file.name.startswith(base) and not rest[:1].isalnum()
-        shared = subject is not None and re.match(
-            rf"{re.escape(subject)}_.*(electrodes\.tsv|coordsystem\.json)$", file.name
-        )
-        if (own or shared) and file.is_file():
-            found.add(file)
+    for name in folders.beginning(path.parent, base):
+        if not name[len(base) :][:1].isalnum() and (path.parent / name).is_file():
+            found.add(path.parent / name)
+    if base.startswith("sub-"):
+        found.update(sidecars(path, bids_root(path) or path.parent))
     return sorted(found)
 
 
-def recording_key(
-    corpus: CorpusLike, recording: Recording, content: str, specs: list[dict[str, Any]], dtype: str
-) -> str:
-    """Name of a prepared recording: its entities, readable, and a hash of all it depends on."""
-    entities = {k: v for k, v in asdict(recording).items() if k != "path"}
-    rules = {k: v for k, v in corpus.card.items() if k not in _WORDS}
-    everything = {
-        "content": content,
-        "entities": entities,
-        "card": rules,
-        "steps": specs,
-        "dtype": dtype,
-        "code": CODE_VERSION,
+@dataclass(frozen=True)
+class KeyParts:
+    """What a key is made of, hashed apart.
+
+    Args:
+        sources: Hash of each source file, by its path from the recording's folder.
+        source: Hash of all sources: contents and names.
+        rules: Hash of what the card says about samples and events.
+        steps: Hash of the steps.
+        entities: Subject, session, run, task, dataset.
+    """
+
+    sources: dict[str, str]
+    source: str
+    rules: str
+    steps: str
+    dtype: str
+    entities: dict[str, str | None]
+
+    def key(self, recording: Recording) -> str:
+        """Name of a prepared recording: its entities, readable, and a hash of everything."""
+        parts = {k: v for k, v in asdict(self).items() if k != "sources"}
+        return f"{_plain(recording.id)}-{_digest({**parts, 'code': CODE_VERSION})[:16]}"
+
+    def provenance(self, source: str | None) -> dict[str, Any]:
+        """What a prepared recording remembers of its key.
+
+        Args:
+            source: The recording's name in its corpus.
+        """
+        return {
+            "source": source,
+            "source_sha256": self.source,
+            "sources": {name: sha256[:_SHORT] for name, sha256 in self.sources.items()},
+            "rules_sha256": self.rules[:_SHORT],
+            "steps_sha256": self.steps[:_SHORT],
+            "code_version": CODE_VERSION,
+        }
+
+
+def key_parts(
+    recording: Recording,
+    hashes: Mapping[str, str],
+    *,
+    rules: str,
+    steps: str,
+    dtype: str,
+) -> KeyParts:
+    """The parts of a recording's key.
+
+    Args:
+        hashes: SHA-256 of each source file, by its path.
+        rules: From `rules_hash`.
+        steps: From `steps_hash`.
+    """
+    folder = None if recording.path is None else recording.path.parent
+    sources = {
+        Path(os.path.relpath(path, folder)).as_posix(): hashes[path] for path in sorted(hashes)
     }
-    return f"{_plain(recording.id)}-{_digest(everything)[:16]}"
+    return KeyParts(
+        sources=sources,
+        source=_digest(sources),
+        rules=rules,
+        steps=steps,
+        dtype=dtype,
+        entities={k: v for k, v in asdict(recording).items() if k != "path"},
+    )
+
+
+def rules_hash(card: Mapping[str, Any]) -> str:
+    """Hash of what a card says about samples and events; its words do not count."""
+    return _digest({k: v for k, v in card.items() if k not in _WORDS})
+
+
+def steps_hash(steps: Sequence[Step]) -> str:
+    """Hash of steps and their arguments."""
+    return _digest(step_specs(steps))
 
 
 def _digest(value: Any) -> str:
@@ -153,14 +237,10 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name).lstrip(".") or "unnamed"
 
 
-def content_hash(files: Sequence[Path]) -> str:
-    """SHA-256 over the contents and names of files."""
-    total = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as opened:
-            total.update(hashlib.file_digest(opened, "sha256").digest())
-        total.update(file.name.encode() + b"\0")
-    return total.hexdigest()
+def file_hash(path: Path | str) -> str:
+    """SHA-256 of a file's contents."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def source_name(recording: Recording, root: Path | None) -> str | None:

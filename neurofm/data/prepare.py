@@ -5,65 +5,50 @@ steps, the sample type and `CODE_VERSION`. A key that is in the store, whole, is
 rewritten source or a changed rule has another key, so that recording and no other is rebuilt. Each
 combination of dataset, steps and sample type has a folder of its own.
 
-`prepare_recording` depends on its arguments alone, so that any executor can map it.
+`prepare_corpus` maps `prepare_recording` over an executor. The recordings' documents in the store
+are the truth about what is done: a run of which any part was killed continues where it was.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from neurofm.data.executors import Executor, open_executor
+from neurofm.data.journal import Hashed, Journal
 from neurofm.data.keys import (
-    CODE_VERSION,
     CorpusLike,
+    Folders,
     Step,
-    content_hash,
-    recording_key,
+    key_parts,
+    rules_hash,
     source_files,
-    source_name,
     step_specs,
+    steps_hash,
     store_folder,
 )
-from neurofm.io.files import remove_partial, write_document
-from neurofm.io.manifest import seal
-from neurofm.io.quality import RecordingWarning
-from neurofm.io.store import read_record, write_recording
+from neurofm.data.lock import only_driver
+from neurofm.data.outcomes import Outcome
+from neurofm.data.preparation import MEMORY, Job, Preparation, Prepared
+from neurofm.data.problems import PROBLEMS, Quarantined, quarantined, write_problems
+from neurofm.data.progress import Shown, shown
+from neurofm.io.files import LocalFiles, remove_partial
+from neurofm.io.manifest import read_manifest, seal
 from neurofm.types import Recording
 
 log = logging.getLogger(__name__)
+JOURNAL = "journal.jsonl"
+SEAL_S = 60.0
 # Errors of the store's disk: they would meet every other recording too.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What became of one recording.
-
-    Args:
-        seconds: Length of the prepared signal.
-        made: False if the store had it already.
-        coarse: Channels whose int16 step exceeds a tenth of their amplitude.
-        notes: Warnings of the reader and the steps: what they are about, and their text.
-    """
-
-    key: str
-    seconds: float
-    made: bool
-    coarse: tuple[str, ...] = ()
-    notes: tuple[tuple[str, str], ...] = ()
+_SEALING = 0.02  # part of the time that sealing on the way may take
 
 
 def prepare_corpus(
@@ -76,18 +61,34 @@ def prepare_corpus(
     dtype: str = "int16",
     progress: bool = True,
     strict: bool = False,
+    executor: str | Executor = "inprocess",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    memory: int = MEMORY,
+    rehash: bool = False,
+    seal_s: float = SEAL_S,
 ) -> Path:
     """Prepare a corpus, or the part of it that is asked for; what is done already is left alone.
 
     A recording that cannot be read or processed is listed in `problems.json` of the store, with
-    the reason, and the others go on.
+    the reason, and the others go on; the next run tries it again. Another driver that is at work on
+    the same store is waited for.
 
     Args:
         steps: As made by `build_steps`.
         store_root: Folder of stores; `default_store_root()` if not given.
         dtype: "int16" or "float32".
-        progress: Show a bar on the terminal.
+        progress: Show a bar on the terminal, or lines in a log.
         strict: Stop at the first bad recording instead.
+        executor: "inprocess", "processes", "dask", or an executor of your own, which stays open.
+            The store's bytes are the same whichever it is.
+        workers: Of an executor given by name.
+        scheduler: Address or scheduler file of a Dask cluster.
+        memory: Bytes for samples in each worker, see `prepare_recording`.
+        rehash: Read every source file and every prepared sample again, whatever the journal of the
+            store knows of them.
+        seal_s: How often the store is sealed on the way, so that a killed driver leaves one that
+            can be read; more seldom where that would take more than 2 % of the time.
 
     Returns:
         Folder of the store.
@@ -104,181 +105,184 @@ def prepare_corpus(
         )
     store = store_folder(corpus.name, steps, store_root, dtype=dtype)
     (store / "recordings").mkdir(parents=True, exist_ok=True)
-    remove_partial(store / "recordings")
-    remove_partial(store)
-    about = {"dataset": corpus.name, "steps": step_specs(steps), "dtype": dtype}
-    done: list[Prepared] = []
-    problems: dict[str, str] = {}
-    try:
-        with _shown(corpus.name, len(recordings), progress) as advance:
-            for recording in recordings:
-                try:
-                    prepared = prepare_recording(corpus, recording, steps, store, dtype=dtype)
-                except Exception as error:
-                    if isinstance(error, OSError) and error.errno in _DISK:
-                        raise _disk_error(error, store, len(done), len(recordings)) from error
-                    if strict:
-                        raise
-                    problems[recording.id] = f"{type(error).__name__}: {error}"
-                    advance(None)
-                    continue
-                done.append(prepared)
-                advance(prepared)
-    except BaseException:
-        # What is complete becomes readable, unless the disk is too full for that as well.
-        with suppress(OSError):
-            _seal(store, done, about)
-        raise
-    _seal(store, done, about)
-    _note_problems(store, problems, {recording.id for recording in recordings})
-    _report(corpus.name, done, problems, len(recordings), store)
+    work = Preparation(corpus, tuple(steps), store, dtype, memory, strict)
+    with (
+        closing(Journal(store / JOURNAL, believe=not rehash)) as journal,
+        shown(corpus.name, len(recordings), progress) as counter,
+    ):
+        run = _Run(work, journal, counter, seal_s)
+        jobs = run.unfinished(recordings)
+        first = next(jobs, None)
+        if first is not None or not run.sealed():
+            with only_driver(store, tell=counter.say):
+                remove_partial(store / "recordings")
+                remove_partial(store)
+                with run.sealing():
+                    if first is not None:
+                        with _opened(executor, workers, scheduler) as chosen:
+                            run.do(chosen, chain([first], jobs))
+    run.report(len(recordings))
     return store
 
 
-def _seal(store: Path, done: list[Prepared], about: dict[str, Any]) -> None:
-    if done:
-        seal(store, keys=[item.key for item in done], about=about)
-
-
-def prepare_recording(
-    corpus: CorpusLike,
-    recording: Recording,
-    steps: Sequence[Step],
-    store: Path,
-    *,
-    dtype: str = "int16",
-) -> Prepared:
-    """Prepare one recording unless the store has it, whole.
-
-    Raises:
-        ValueError: As raised by the reader or a step, or the source changed while it was read.
-        OSError: As raised while reading or writing.
-    """
-    sources = source_files(recording)
-    before = [file.stat() for file in sources]
-    content = content_hash(sources)
-    specs = step_specs(steps)
-    key = recording_key(corpus, recording, content, specs, dtype)
-    record = read_record(store, key)
-    if record is not None:
-        seconds = record["n_times"] / record["sfreq"]
-        return Prepared(key, seconds, made=False, coarse=tuple(record["coarse"]))
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        signal = corpus.load(recording)
-        for step in steps:
-            signal = step(signal)
-    after = [file.stat() for file in sources]
-    if [_stamp(item) for item in before] != [_stamp(item) for item in after]:
-        raise ValueError(f"{recording.path}: changed while it was read. Prepare it again.")
-    # The corpus names the recording; a reader may have filled in less.
-    signal = replace(signal, recording=replace(recording, path=None))
-    provenance = {
-        "source": source_name(recording, corpus.root),
-        "source_sha256": content,
-        "code_version": CODE_VERSION,
-    }
-    made = write_recording(store, signal, key=key, dtype=dtype, provenance=provenance)
-    return Prepared(
-        key,
-        signal.duration,
-        made=True,
-        coarse=tuple(made["coarse"]),
-        notes=tuple(_note(item.message, recording) for item in caught),
-    )
-
-
-def _note(message: Warning | str, recording: Recording) -> tuple[str, str]:
-    if isinstance(message, RecordingWarning):
-        return message.problem.code, str(message.problem)
-    text = str(message).removeprefix(f"{recording.id}: ")
-    return text, text
-
-
-def _stamp(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_size, stat.st_mtime_ns, stat.st_ino
-
-
-def _disk_error(error: OSError, store: Path, done: int, total: int) -> OSError:
-    return OSError(
-        error.errno,
-        f"{os.strerror(error.errno or 0)} after {done} of {total} recordings; these are complete. "
-        "Free some space (or give another folder with --store) and run the same command again",
-        str(store),
-    )
-
-
-def _note_problems(store: Path, problems: dict[str, str], attempted: set[str]) -> None:
-    """Keep problems.json true: this run's problems, and earlier ones it did not try again."""
-    path = store / "problems.json"
-    before: dict[str, str] = {}
-    if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))["problems"]
-        except (ValueError, KeyError):
-            before = {}
-    merged = {k: v for k, v in before.items() if k not in attempted} | problems
-    if merged:
-        write_document(path, {"problems": dict(sorted(merged.items()))})
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _report(
-    name: str, done: list[Prepared], problems: dict[str, str], total: int, store: Path
-) -> None:
-    listed = "; ".join(f"{key}: {reason}" for key, reason in list(problems.items())[:3])
-    if not done:
-        raise ValueError(f"prepare {name}: none of {total} recordings could be prepared. {listed}")
-    if problems:
-        log.warning(
-            "prepare %s: %d of %d recordings could not be prepared: %s. All reasons: %s",
-            name,
-            len(problems),
-            total,
-            listed,
-            store / "problems.json",
-        )
-    notes: dict[str, list[str]] = {}
-    for item in done:
-        for about, text in dict(item.notes).items():
-            notes.setdefault(about, []).append(text)
-    for texts in notes.values():
-        log.warning("prepare %s: %d of %d recordings: %s", name, len(texts), total, texts[0])
-    coarse = [item for item in done if item.coarse]
-    if coarse:
-        n = int(np.sum([len(item.coarse) for item in coarse]))
-        warnings.warn(
-            f"prepare {name}: in {len(coarse)} of {len(done)} recordings, {n} channels in all have "
-            "an int16 step above a tenth of their amplitude (a large offset or artefact). "
-            "High-pass or clip them, or use dtype float32.",
-            stacklevel=3,
-        )
-
-
 @contextmanager
-def _shown(name: str, total: int, progress: bool) -> Iterator[Callable[[Prepared | None], None]]:
-    """A bar with the rate in hours of signal per second, and the time left."""
-    if not progress:
-        yield lambda prepared: None
+def _opened(
+    executor: str | Executor, workers: int | None, scheduler: str | None
+) -> Iterator[Executor]:
+    if not isinstance(executor, str):
+        yield executor
         return
-    columns = (
-        TextColumn(f"prepare {name}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    start = time.monotonic()
-    hours = 0.0
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(name, total=total, rate="")
+    with closing(open_executor(executor, workers=workers, scheduler=scheduler)) as opened:
+        yield opened
 
-        def advance(prepared: Prepared | None) -> None:
-            nonlocal hours
-            if prepared is not None and prepared.made:
-                hours += prepared.seconds / 3600
-            rate = f"{hours / max(time.monotonic() - start, 1e-9):.3f} h of signal per s"
-            bar.update(task, advance=1, rate=rate if hours else "already prepared")
 
-        yield advance
+class _Run:
+    """One run over a corpus: what was found, done and left out."""
+
+    def __init__(self, work: Preparation, journal: Journal, counter: Shown, seal_s: float) -> None:
+        self.work, self.store = work, work.store
+        self.journal, self.counter = journal, counter
+        self.keys: list[str] = []
+        self.tried: set[str] = set()
+        self.problems: dict[str, Quarantined] = {}
+        self.notes: dict[str, tuple[int, str]] = {}
+        self.coarse = [0, 0]  # recordings, channels
+        self._rules, self._steps = rules_hash(work.corpus.card), steps_hash(work.steps)
+        self._about = {
+            "dataset": work.corpus.name,
+            "steps": step_specs(work.steps),
+            "dtype": work.dtype,
+        }
+        self._seal_s = seal_s
+        self._next_seal = time.monotonic() + seal_s
+
+    def unfinished(self, recordings: Sequence[Recording]) -> Iterator[Job]:
+        """Jobs for recordings that may need work, as they are asked for; counts the others."""
+        folders = Folders()
+        for recording in recordings:
+            sources: tuple[Path, ...] | None = None
+            known: dict[str, Hashed] = {}
+            with suppress(OSError, ValueError):  # the worker meets it too, and says so
+                sources = tuple(source_files(recording, folders=folders))
+                known = self.journal.known(sources)
+            if sources is not None and len(known) == len(sources):
+                hashes = {path: item.sha256 for path, item in known.items()}
+                parts = key_parts(
+                    recording, hashes, rules=self._rules, steps=self._steps, dtype=self.work.dtype
+                )
+                found = self.journal.finished(self.store, parts.key(recording))
+                if found is not None:
+                    self._count(recording, Prepared(found, made=False))
+                    continue
+            yield Job(recording, sources, known)
+
+    def do(self, executor: Executor, jobs: Iterator[Job]) -> None:
+        """Work on the jobs.
+
+        Raises:
+            Exception: As `prepare_corpus`.
+        """
+        self.counter.begin(executor.workers)
+        with closing(executor.imap_unordered(self.work, jobs)) as outcomes:
+            for outcome in outcomes:
+                self._take(outcome)
+                self.counter.workers = executor.workers
+                if time.monotonic() > self._next_seal:
+                    self._seal()
+
+    def _take(self, outcome: Outcome[Job, Prepared]) -> None:
+        recording, failure = outcome.item.recording, outcome.failure
+        if outcome.result is not None:
+            self.journal.note(outcome.result.hashed, outcome.result.finished)
+            self._count(recording, outcome.result)
+        elif failure is not None:
+            if failure.errno in _DISK:
+                raise self._disk_error(failure.errno) from failure.error
+            if self.work.strict:
+                raise failure.exception()
+            self.tried.add(recording.id)
+            self.problems[recording.id] = quarantined(outcome, recording.path)
+            self.counter.advance(None, made=False)
+
+    def _count(self, recording: Recording, prepared: Prepared) -> None:
+        self.tried.add(recording.id)
+        self.keys.append(prepared.key)
+        for about, text in dict(prepared.notes).items():
+            count, example = self.notes.get(about, (0, text))
+            self.notes[about] = (count + 1, example)
+        if prepared.finished.coarse:
+            self.coarse[0] += 1
+            self.coarse[1] += prepared.finished.coarse
+        self.counter.advance(prepared.seconds, made=prepared.made)
+
+    def sealed(self) -> bool:
+        """Whether readers of the store see all that is there, and nothing that was left out."""
+        try:
+            manifest, index = read_manifest(LocalFiles(self.store), str(self.store))
+        except (OSError, ValueError):
+            return not self.keys
+        same = manifest["about"] == self._about and not (self.store / PROBLEMS).exists()
+        return same and set(self.keys) <= set(index.pools["key"])
+
+    @contextmanager
+    def sealing(self) -> Iterator[None]:
+        """Seal at the end, whatever the end is."""
+        try:
+            yield
+        except BaseException:
+            # What is complete becomes readable, unless the disk is too full for that as well.
+            with suppress(OSError):
+                self._seal()
+            raise
+        self._seal()
+
+    def _seal(self) -> None:
+        start = time.monotonic()
+        if self.keys:
+            seal(self.store, keys=self.keys, about=self._about)
+        write_problems(self.store, self.problems, self.tried)
+        with suppress(OSError):  # a cache: the next run reads more
+            self.journal.flush()
+        now = time.monotonic()
+        self._next_seal = now + max(self._seal_s, (now - start) / _SEALING)
+
+    def _disk_error(self, number: int | None) -> OSError:
+        return OSError(
+            number,
+            f"{os.strerror(number or 0)} after {len(self.keys)} of {self.counter.total} "
+            "recordings; these are complete. Free some space (or give another folder with "
+            "--store) and run the same command again",
+            str(self.store),
+        )
+
+    def report(self, total: int) -> None:
+        """Log and warn about what the run met.
+
+        Raises:
+            ValueError: No recording could be prepared.
+        """
+        name, problems = self.work.corpus.name, self.problems
+        listed = "; ".join(f"{key}: {reason}" for key, reason in list(problems.items())[:3])
+        if not self.keys:
+            raise ValueError(
+                f"prepare {name}: none of {total} recordings could be prepared. {listed}"
+            )
+        if problems:
+            log.warning(
+                "prepare %s: %d of %d recordings could not be prepared: %s. All reasons: %s",
+                name,
+                len(problems),
+                total,
+                listed,
+                self.store / PROBLEMS,
+            )
+        for count, example in self.notes.values():
+            log.warning("prepare %s: %d of %d recordings: %s", name, count, total, example)
+        if self.coarse[0]:
+            warnings.warn(
+                f"prepare {name}: in {self.coarse[0]} of {len(self.keys)} recordings, "
+                f"{self.coarse[1]} channels in all have an int16 step above a tenth of their "
+                "amplitude (a large offset or artefact). High-pass or clip them, or use dtype "
+                "float32.",
+                stacklevel=3,
+            )
