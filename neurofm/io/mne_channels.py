@@ -108,6 +108,19 @@ def choose_channels(
         chosen.append(i)
         names.append(name)
         found.append(int(kind))
+    absent = sorted(set(channels.rename) - set(source.ch_names))
+    if absent:
+        report(
+            Problem(
+                "warning",
+                f"{len(absent)} of {len(channels.rename)} channels to rename are not in the file: "
+                f"{listed(absent)}.",
+                "The file's own spelling counts: correct `rename` in the card's reader.",
+                "rename_absent",
+            ),
+            where,
+            stacklevel=5,
+        )
     if not chosen:
         raise ValueError(
             f"{where}: none of the {len(source.ch_names)} channels measures a brain or body signal "

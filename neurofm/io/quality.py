@@ -1,15 +1,18 @@
 """What is wrong with a recording, in words: problems with a remedy each.
 
 `Problem` is a finding. Readers pass one on with `report`, as a `RecordingWarning`: it is shown
-once, and `neurofm check` collects it. `channel_problems` looks at the numbers of one recording.
+once, and `neurofm check` collects it. Where every repair must be known about, as before training,
+`strict` turns it into an error. `channel_problems` looks at the numbers of one recording.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,8 +54,33 @@ class RecordingWarning(UserWarning):
         self.problem = problem
 
 
+_ALLOWED: ContextVar[tuple[str, ...] | None] = ContextVar("allowed problems", default=None)
+
+
+@contextmanager
+def strict(*, allow: Sequence[str] = ()) -> Iterator[None]:
+    """Inside the block, a reported warning or repair raises ValueError instead.
+
+    Args:
+        allow: Codes, or wildcards of codes, of problems that are warned about as usual, such as
+            "no_position".
+    """
+    token = _ALLOWED.set(tuple(allow))
+    try:
+        yield
+    finally:
+        _ALLOWED.reset(token)
+
+
 def report(problem: Problem, where: str, *, stacklevel: int = 3) -> None:
-    """Warn about a problem of the recording called `where`."""
+    """Warn about a problem of the recording called `where`.
+
+    Raises:
+        ValueError: Inside `strict`, unless the problem is only an "info" or allowed.
+    """
+    allowed = _ALLOWED.get()
+    if allowed is not None and problem.severity != "info" and not matches(problem.code, allowed):
+        raise ValueError(f"{where}: {problem} (strict: [{problem.code}] is not allowed)")
     warnings.warn(RecordingWarning(problem, where), stacklevel=stacklevel)
 
 
@@ -201,9 +229,44 @@ def line_noise(signal: Signal, freq: float) -> float:
     return float(np.median(peak[surround > 0] / surround[surround > 0])) if surround.any() else 1.0
 
 
+def event_problem(signal: Signal) -> Problem | None:
+    """Events with a duration that run into an event of another name.
+
+    Marks of bad parts and joins may overlap anything, and an event over the whole recording does.
+    """
+    events = [
+        event
+        for event in signal.events
+        if not event.label.upper().startswith(("BAD", "EDGE")) and event.duration < signal.duration
+    ]
+    step = 0.5 / signal.sfreq
+    pairs = [
+        (one, other)
+        for one, other in itertools.pairwise(events)
+        if one.duration > 0
+        and other.label != one.label
+        and other.onset > one.onset + step
+        and one.onset + one.duration > other.onset + step
+    ]
+    if not pairs:
+        return None
+    first, second = pairs[0]
+    return Problem(
+        "info",
+        f"{len(pairs)} of {len(events)} events overlap the next one of another name, such as "
+        f"{first.label} ({first.onset:.2f} s, {first.duration:.2f} s long) and {second.label} "
+        f"({second.onset:.2f} s).",
+        "Windows cut at one of them hold the other as well: keep both in the same split.",
+        "overlapping_events",
+    )
+
+
 def recording_problems(signal: Signal, line_freq: float | None) -> list[Problem]:
-    """What takes a closer look than loading does: clipped channels, strong line noise."""
+    """What takes a closer look than loading does: clipped channels, line noise, events."""
     problems = []
+    overlap = event_problem(signal)
+    if overlap is not None:
+        problems.append(overlap)
     clipped = clipped_channels(signal)
     if clipped:
         problems.append(
