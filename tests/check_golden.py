@@ -2,32 +2,32 @@
 
     python tests/check_golden.py DIR [DIR ...]
 
-A folder's own name chooses the check, its `fixture.json` the configuration and tolerance. Prints,
-per tensor, the largest error and how much of the tolerance it uses; exits with 1 on any miss.
-A new model adds one function to `CHECKS` that returns the tensors computed by our code.
+A folder's own name chooses the module of `golden_checks` that checks it (other configurations of a
+model may lie beside it as `brainomni_2`), its `fixture.json` the configuration. Prints, per tensor,
+the largest error and how much of the tolerance it uses; exits with 1 on any miss.
+
+A new model adds one module with `check(fixture) -> (expected, got)`, both tensors by name, and, if
+the fixture's README recommends others, `ATOL` and `RTOL`, or `tolerance(fixture, name)`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from neurofm.models import BrainOmni
-from neurofm.objectives import masked_code_losses
-from neurofm.tokenizers import BrainTokenizer
-from neurofm.tokenizers.reconstruction import reconstruction_losses, standardize
-
 ATOL = RTOL = 1e-4
 Tensors = dict[str, Tensor]
+FOLDER = Path(__file__).resolve().parent / "golden_checks"
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,18 @@ class Line:
     error: float
     share: float
     note: str = ""
+    atol: float = ATOL
+    rtol: float = RTOL
 
     @property
     def passed(self) -> bool:
         return self.share <= 1
 
 
-def compare(name: str, expected: Tensor, got: Tensor | None) -> Line:
-    """Floats within ATOL + RTOL x |expected|, everything else equal."""
+def compare(
+    name: str, expected: Tensor, got: Tensor | None, atol: float = ATOL, rtol: float = RTOL
+) -> Line:
+    """Floats within atol + rtol x |expected|, everything else equal."""
     if got is None:
         return Line(name, float("nan"), float("inf"), "not computed")
     if tuple(got.shape) != tuple(expected.shape):
@@ -56,8 +60,10 @@ def compare(name: str, expected: Tensor, got: Tensor | None) -> Line:
         return Line(name, float(wrong), float(wrong) * 2, f"{wrong} of {expected.numel()} differ")
     difference = (got.double() - expected.double()).abs()
     difference = torch.where(difference.isnan(), torch.inf, difference)
-    share = (difference / (ATOL + RTOL * expected.double().abs())).max()
-    return Line(name, float(difference.max()), float(share))
+    share = difference / (atol + rtol * expected.double().abs())
+    if not share.numel():
+        return Line(name, 0.0, 0.0, "empty", atol, rtol)
+    return Line(name, float(difference.max()), float(share.max()), "", atol, rtol)
 
 
 class Fixture:
@@ -66,172 +72,42 @@ class Fixture:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.description: dict[str, Any] = json.loads((folder / "fixture.json").read_text())
-        self.config: dict[str, Any] = self.description["config"]
+        self.config: dict[str, Any] = self.description.get("config", {})
 
     def tensors(self, name: str) -> Tensors:
         return load_file(self.folder / f"{name}.safetensors")
 
 
-def _split(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of the tokenizer and of the language model."""
-    language = ("overlap_ratio", "mask_ratio", "num_quantizers_used")
-    chosen = {k for k in config if k.startswith("lm_") or k in language}
-    return {k: v for k, v in config.items() if k not in chosen}, {k: config[k] for k in chosen}
+def names() -> list[str]:
+    """Models that have a check."""
+    return sorted(file.stem for file in FOLDER.glob("*.py"))
 
 
-def _brainomni(fixture: Fixture, rotary: str = "rotate") -> BrainOmni:
-    tokenizer, language = _split(fixture.config)
-    model = BrainOmni(BrainTokenizer(**tokenizer), rotary=rotary, **language)
-    model.load_state_dict(BrainOmni.rename_keys(fixture.tensors("state_dict")))
-    return model.eval()
-
-
-def check_brainomni(fixture: Fixture) -> tuple[Tensors, Tensors]:
-    model, inputs = _brainomni(fixture), fixture.tensors("inputs")
-    expected, got = fixture.tensors("outputs"), {}
-    with torch.no_grad():
-        got |= _tokenizer(model.tokenizer, inputs)
-        got |= _stage_one(model.tokenizer, inputs, expected)
-        got |= _language_model(model, inputs, expected)
-        released = _brainomni(fixture, rotary="cosine")
-        features = got["tok.tokenize_features"]
-        got["lm.encode_cosine_only_rope"] = _encode(released, features)
-    for draw in (
-        "fwd.channel_perm",
-        "fwd.noise",
-        "lm.mask_rand",
-        "lm.replace_rand",
-        "lm.token_perm",
-    ):
-        expected.pop(draw)  # recorded random numbers: inputs of the checks above
-    if (fixture.folder / "quantizer_train_step.safetensors").exists():
-        step = fixture.tensors("quantizer_train_step")
-        keys = ("quantized", "indices", "loss", "grad_input")
-        expected |= {f"step.{k}": v for k, v in step.items() if k in keys or k.startswith("after.")}
-        got |= _quantizer_step(fixture, step)
-    return expected, got
-
-
-def _tokenizer(tokenizer: BrainTokenizer, inputs: Tensors) -> Tensors:
-    x, pos, kind = inputs["x"], inputs["pos"], inputs["sensor_type"]
-    windows = tokenizer.windows(x)
-    sensors = tokenizer.sensors(pos, kind)
-    latent = tokenizer.encode_windows(windows, sensors)
-    found = tokenizer.quantize(latent)
-    output = tokenizer.decode_sources(found.values, sensors)
-    target = standardize(windows)
-    losses = reconstruction_losses(target, output)
-    got = {
-        "unfold": windows,
-        "sensor_embedding": sensors,
-        "seanet_encoder_out": tokenizer.encoder(windows.flatten(0, 2)).transpose(1, 2),
-        "encoder_latent": latent,
-        "quantized": found.values,
-        "indices": found.codes,
-        "commitment_loss": found.loss,
-        "reconstruction": output,
-        "target": target,
-        "time_loss": losses["time"],
-        "pcc": losses["pcc"],
-        "amp_loss": losses["amplitude"],
-        "phase_loss": losses["phase"],
-    }
-    return {f"tok.{key}": value for key, value in got.items()}
-
-
-def _stage_one(tokenizer: BrainTokenizer, inputs: Tensors, expected: Tensors) -> Tensors:
-    """The stochastic training forward, with the recorded draws."""
-    order, drawn = expected["fwd.channel_perm"], expected["fwd.noise"]
-    x, pos, kind = (inputs[key][:, order] for key in ("x", "pos", "sensor_type"))
-    hidden = len(order) - drawn.shape[1]
-    keep = torch.arange(len(order)).expand(len(x), -1) >= hidden
-    noise = torch.zeros(tokenizer.windows(x).shape)
-    noise[:, hidden:] = drawn
-    losses = tokenizer.losses(x, pos, kind, keep=keep, noise=noise)
-    names = {
-        "loss": "loss",
-        "judge_loss": "loss",
-        "time_loss": "time",
-        "pcc": "pcc",
-        "amp_loss": "amplitude",
-        "phase_loss": "phase",
-        "commitment_loss": "commitment",
-        "indices": "codes",
-    }
-    return {f"fwd.{theirs}": losses[ours] for theirs, ours in names.items()}
-
-
-def _encode(model: BrainOmni, features: Tensor) -> Tensor:
-    x = model.embed(features, skip_last_block=True)
-    return torch.nn.functional.normalize(x, dim=-1, eps=1e-6)
-
-
-def _language_model(model: BrainOmni, inputs: Tensors, expected: Tensors) -> Tensors:
-    found = model.tokenizer.tokenize(
-        inputs["x"], inputs["pos"], inputs["sensor_type"], overlap=model.overlap_ratio
-    )
-    first: list[Tensor] = []
-    hook = model.blocks[0].register_forward_hook(lambda module, args, out: first.append(out))
-    encoded = _encode(model, found.values)
-    hook.remove()
-    draws = [expected[f"lm.{name}"] for name in ("mask_rand", "replace_rand", "token_perm")]
-    features, hidden = model.hide(found.values, *draws)
-    logits = model.logits(features)
-    codes = found.codes[..., : model.n_levels]
-    losses = masked_code_losses(logits.flatten(1, 2), codes.flatten(1, 2), hidden.flatten(1))
-    got = {
-        "encode": encoded,
-        "block0_out": first[0],
-        "logits": logits.flatten(-2),
-        "loss": losses["loss"],
-        "acc_all": losses["accuracy"],
-    }
-    got |= {f"acc_{level}": losses[f"accuracy_{level}"] for level in range(model.n_levels)}
-    got = {f"lm.{key}": value for key, value in got.items()}
-    return got | {"tok.tokenize_features": found.values, "tok.tokenize_indices": found.codes}
-
-
-def _quantizer_step(fixture: Fixture, step: Tensors) -> Tensors:
-    """One call in training mode: values, codes, loss, gradient, and the state it leaves."""
-    quantizer_of = BrainTokenizer(**_split(fixture.config)[0])
-    before = {f"quantizer.{k[7:]}": v for k, v in step.items() if k.startswith("before.")}
-    missing, unexpected = quantizer_of.load_state_dict(
-        BrainTokenizer.rename_keys(before), strict=False
-    )
-    assert not unexpected, unexpected
-    assert not [key for key in missing if key.startswith("quantizer.")], missing
-    x = step["input"].clone().requires_grad_(True)
-    found = quantizer_of.train().quantize(x)
-    ((found.values * step["cotangent"]).sum() + found.loss).backward()
-    got = {
-        "step.quantized": found.values.detach(),
-        "step.indices": found.codes,
-        "step.loss": found.loss.detach(),
-        "step.grad_input": x.grad,
-    }
-    after = quantizer_of.state_dict()
-    for key in step:
-        if key.startswith("after."):
-            (ours,) = BrainTokenizer.rename_keys({f"quantizer.{key[6:]}": step[key]})
-            got[f"step.{key}"] = after[ours]
-    return got
-
-
-CHECKS: dict[str, Callable[[Fixture], tuple[Tensors, Tensors]]] = {"brainomni": check_brainomni}
+def module(name: str) -> ModuleType:
+    """The check of a model."""
+    spec = importlib.util.spec_from_file_location(f"golden_checks.{name}", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
 
 
 def check(folder: Path) -> list[Line]:
     """Compare every tensor of a golden folder with ours."""
     full = folder.resolve().name
-    # Other configurations of a model may lie beside it as `brainomni_2`.
-    name = max((known for known in CHECKS if full.startswith(known)), key=len, default=None)
+    name = max((known for known in names() if full.startswith(known)), key=len, default=None)
     if name is None:
-        raise SystemExit(f"{folder}: no check for {full!r}; known are {', '.join(CHECKS)}.")
+        raise SystemExit(f"{folder}: no check for {full!r}; known are {', '.join(names())}.")
     if not (folder / "fixture.json").is_file():
         raise SystemExit(f"{folder}: no fixture.json there.")
     torch.manual_seed(0)
-    expected, got = CHECKS[name](Fixture(folder))
-    return [compare(key, value, got.get(key)) for key, value in expected.items()]
+    checks, fixture = module(name), Fixture(folder)
+    expected, got = checks.check(fixture)
+    default = (getattr(checks, "ATOL", ATOL), getattr(checks, "RTOL", RTOL))
+    allowed = getattr(checks, "tolerance", lambda fixture, key: default)
+    return [
+        compare(key, value, got.get(key), *allowed(fixture, key)) for key, value in expected.items()
+    ]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -240,7 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
     misses = 0
     for folder in parser.parse_args(arguments).folders:
         lines = check(folder)
-        print(f"{folder}  (floats: {ATOL:g} + {RTOL:g} x |expected|; others: equal)")
+        rules = sorted({f"{line.atol:g} + {line.rtol:g} x |expected|" for line in lines})
+        print(f"{folder}  (floats: {' or '.join(rules)}; others: equal)")
         width = max(len(line.name) for line in lines)
         for line in lines:
             state = "ok  " if line.passed else "MISS"

@@ -34,10 +34,11 @@ def test_every_tensor_of_brainomni_agrees(checker: ModuleType) -> None:
 def test_same_numbers_with_gradients_enabled(checker: ModuleType) -> None:
     # Without gradients other code runs: blocks of rows, ELU in place.
     fixture = checker.Fixture(GOLDEN / "brainomni")
-    tokenizer = checker._brainomni(fixture).tokenizer
+    ours = checker.module("brainomni")
+    tokenizer = ours.model_of(fixture).tokenizer
     inputs, expected = fixture.tensors("inputs"), fixture.tensors("outputs")
     with torch.enable_grad():
-        got = checker._tokenizer(tokenizer, inputs)
+        got = ours.tokenizer_outputs(tokenizer, inputs)
     for key, value in got.items():
         assert checker.compare(key, expected[key], value.detach()).passed, key
 
