@@ -15,7 +15,7 @@ from neurofm.tokenizers.reconstruction import reconstruction_losses, standardize
 Tensors = dict[str, Tensor]
 
 
-def _split(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_config(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of the tokenizer and of the language model."""
     language = ("overlap_ratio", "mask_ratio", "num_quantizers_used")
     chosen = {k for k in config if k.startswith("lm_") or k in language}
@@ -23,7 +23,7 @@ def _split(config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def model_of(fixture: Any, rotary: str = "rotate") -> BrainOmni:
-    tokenizer, language = _split(fixture.config)
+    tokenizer, language = split_config(fixture.config)
     model = BrainOmni(BrainTokenizer(**tokenizer), rotary=rotary, **language)
     model.load_state_dict(BrainOmni.rename_keys(fixture.tensors("state_dict")))
     return model.eval()
@@ -136,7 +136,7 @@ def _language_model(model: BrainOmni, inputs: Tensors, expected: Tensors) -> Ten
 
 def _quantizer_step(fixture: Any, step: Tensors) -> Tensors:
     """One call in training mode: values, codes, loss, gradient, and the state it leaves."""
-    quantizer_of = BrainTokenizer(**_split(fixture.config)[0])
+    quantizer_of = BrainTokenizer(**split_config(fixture.config)[0])
     before = {f"quantizer.{k[7:]}": v for k, v in step.items() if k.startswith("before.")}
     missing, unexpected = quantizer_of.load_state_dict(
         BrainTokenizer.rename_keys(before), strict=False
