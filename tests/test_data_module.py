@@ -305,3 +305,93 @@ def test_recordings_of_two_corpora_keep_their_subjects_apart(small, tmp_path):
     )
     data.setup()
     assert sides(data, "subject")["train"] == {"corpus/001", "corpus/002", "corpus/003"}
+
+
+@pytest.fixture(scope="module")
+def pair(small, tmp_path_factory) -> list[str]:
+    """Cards of two simulated corpora, of three people and two runs, and of two people and one."""
+    folder = tmp_path_factory.mktemp("pair")
+    card = yaml.safe_load((small.folder / "corpus.yaml").read_text())
+    (folder / "large.yaml").write_text(yaml.safe_dump(card))
+    card["reader"]["init_args"] |= {"subjects": 2, "runs": 1, "seed": 5}
+    (folder / "little.yaml").write_text(yaml.safe_dump(card))
+    return [str(folder / "large.yaml"), str(folder / "little.yaml")]
+
+
+def test_every_dataset_may_have_its_own_steps_subjects_and_runs(small, pair):
+    pick = {"class_path": "neurofm.data.PickKinds", "init_args": {"kinds": ["eeg"]}}
+    faster = {"class_path": "neurofm.data.Resample", "init_args": {"sfreq": 32.0}}
+    data = small.data(
+        datasets=pair,
+        preprocess={"large": [pick], "little": [pick, faster]},
+        subjects={"large": ["1", "3"]},
+        runs={"large": ["2"]},
+        validate=["little/2"],
+        test=["large/3"],
+    )
+    data.setup()
+    assert {(row.subject, row.run) for row in data.rows} == {
+        ("large/001", "02"),
+        ("large/003", "02"),
+        ("little/001", "01"),
+        ("little/002", "01"),
+    }
+    assert sides(data, "subject") == {
+        "train": {"large/001", "little/001"},
+        "validate": {"little/002"},
+        "test": {"large/003"},
+    }
+    assert {batch.sfreq for batch in data.train_dataloader()} == {32.0, 64.0}
+
+
+def test_weights_set_the_shares_of_training_epochs_alone(small, pair, caplog):
+    data = small.data(
+        datasets=pair,
+        weights={"large": 1.0, "little": 3.0},
+        validate=[],
+        test=["large/2"],
+        batch_size=4,
+    )
+    data.setup()
+    with caplog.at_level(logging.INFO, logger="neurofm.data.module"):
+        train = data.train_dataloader()
+    table = data.windows.table
+    for _ in range(2):
+        found = Counter(int(i) for batch in train for i in table.store[batch.recording.numpy()])
+        assert found[0] + found[1] == 80 and abs(found[1] - 3 * found[0]) <= 8
+    assert train.mixing.counts == {"large": 21, "little": 61}  # of 82; the last 2 fill no batch
+    assert "61 of little (0.98 times each)" in caplog.text
+    assert len(flat(keys(data.test_dataloader()))) == len(data.split.test)
+
+
+def test_a_temperature_evens_datasets_out_and_epochs_may_be_short(small, pair):
+    data = small.data(
+        datasets=pair, temperature=1e9, epoch_windows=20, validate=[], test=["large/2"]
+    )
+    data.setup()
+    assert data.train_dataloader().mixing.counts == {"large": 10, "little": 10}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": {"large": 1.0, "small": 1.0}}, r"weights are given for \['small'\]"),
+        ({"subjects": {"tiny": ["1"]}}, r"subjects are given for \['tiny'\]"),
+        ({"datasets": ["twice"]}, "name one dataset twice"),
+    ],
+)
+def test_options_by_dataset_that_fit_none_are_refused(small, pair, changes, message):
+    if changes.get("datasets") == ["twice"]:
+        changes = {"datasets": [pair[0], pair[0]]}
+    with pytest.raises(ValueError, match=message):
+        small.data(**{"datasets": pair, "validate": [], "test": ["large/2"]} | changes).setup()
+
+
+def test_a_split_of_distinct_rows_is_the_split_of_all_rows(small):
+    for changes in (
+        {"validate": 0.3, "test": 0.3},
+        {"split_by": "run", "validate": [], "test": ["2"]},
+    ):
+        data = small.data(labels=["left_hand", "right_hand"], window_s=2.0, **changes)
+        data.setup()
+        assert data.split == data._split_rows(list(data.rows))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -230,6 +232,82 @@ def test_rows_describe_the_windows(tmp_path):
     row = Windows(store_of(tmp_path, signal(run="07")), window_s=4.0).rows[1]
     assert (row.subject, row.run, row.recording) == ("01", "07", "toy_sub-01_run-07")
     assert (row.start, row.stop, row.label) == (4.0, 8.0, None)
+
+
+def meg(subject: str, n: int) -> Signal:
+    """Magnetometers and planar gradiometers in turn, channel k holding 1000 x k + sample."""
+    data = 1000.0 * np.arange(n)[:, None] + np.arange(1000) % 500
+    turn = np.arange(n, dtype=np.float64)
+    sensors = Sensors(
+        names=tuple(f"MEG{i}" for i in range(n)),
+        kind=np.where(np.arange(n) % 2, int(Kind.GRAD), int(Kind.MAG)).astype(np.int8),
+        position=np.stack([turn, turn + 0.25, turn + 0.5], 1) / 100,
+        orientation=np.stack([np.cos(turn), np.sin(turn), 0 * turn], 1),
+    )
+    return Signal(data.astype(np.float32), 100.0, sensors, (), Recording("field", subject))
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_eeg_and_meg_share_a_batch(tmp_path, dtype):
+    recordings = [signal("01", dataset="field"), meg("02", 6), meg("03", 4)]
+    for item in recordings:
+        write_recording(tmp_path, item, key=item.recording.id, dtype=dtype)
+    seal(tmp_path)
+    windows = Windows(tmp_path, window_s=2.0)
+    batch = windows.batch([11, 0, 5, 1, 14])
+    assert batch.x.shape == (5, 6, 200)
+    for i, (subject, start) in enumerate([(2, 200), (0, 0), (1, 0), (0, 200), (2, 800)]):
+        original = recordings[subject]
+        sensors, n = original.sensors, len(original.sensors)
+        assert batch.channel_mask[i].tolist() == [True] * n + [False] * (6 - n)
+        assert batch.kind[i].tolist() == [*sensors.kind.tolist(), *[int(Kind.PAD)] * (6 - n)]
+        error = windows.entries[subject].max_error.max()
+        found = batch.x[i, :n].numpy()
+        assert np.abs(found - original.data[:, start : start + 200]).max() <= error * 1.001
+        known = sensors.has_position
+        assert batch.has_position[i].tolist() == [*known.tolist(), *[False] * (6 - n)]
+        np.testing.assert_allclose(batch.position[i, :n][known], sensors.position[known], rtol=1e-6)
+        np.testing.assert_allclose(batch.orientation[i, :n], sensors.orientation, atol=1e-7)
+        for field in (batch.x, batch.position, batch.orientation):
+            assert not field[i, n:].any()
+
+
+def test_a_set_of_sensors_is_known_again_in_another_store(tmp_path):
+    first = store_of(tmp_path / "a", meg("02", 4))
+    second = store_of(tmp_path / "b", meg("03", 4), meg("04", 6))
+    assert Windows([first, second], window_s=2.0).table.sensors.tolist() == [0, 0, 1]
+
+
+LIGHT = """
+import sys
+from multiprocessing import get_context
+
+def imported(line, windows):
+    windows.batch([0, 1])
+    line.send([name for name in ("mne", "nibabel", "lightning") if name in sys.modules])
+
+if __name__ == "__main__":
+    from neurofm.data import Windows
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    worker = context.Process(target=imported, args=(there, Windows(sys.argv[1], window_s=1.0)))
+    worker.start()
+    print(here.recv())
+    worker.join()
+"""
+
+
+def test_a_worker_that_reads_windows_imports_no_mne(tmp_path):
+    store_of(tmp_path / "store", signal(), meg("02", 4))
+    script = tmp_path / "light.py"
+    script.write_text(LIGHT)
+    found = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "store")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert found.stdout.strip() == "[]", found.stderr
 
 
 def test_worker_processes_give_the_same_batches(tmp_path):
