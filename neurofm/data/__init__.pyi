@@ -7,6 +7,11 @@ from .audit import audit_summary as audit_summary
 from .audit import find_leaks as find_leaks
 from .audit import find_overlap as find_overlap
 from .audit import refuse_leakage as refuse_leakage
+from .betas import SingleTrialBetas as SingleTrialBetas
+from .bold import CleanBold as CleanBold
+from .bold import DropVolumes as DropVolumes
+from .bold import ShiftEvents as ShiftEvents
+from .bold import StandardizeRun as StandardizeRun
 from .calcium import DeltaF as DeltaF
 from .channels import Clip as Clip
 from .channels import InterpolateBads as InterpolateBads
@@ -24,6 +29,9 @@ from .filters import Notch as Notch
 from .filters import Resample as Resample
 from .fingerprints import Fingerprinter as Fingerprinter
 from .fingerprints import fingerprint as fingerprint
+from .hrf import DoubleGamma as DoubleGamma
+from .hrf import design_matrix as design_matrix
+from .hrf import lagged as lagged
 from .keys import source_files as source_files
 from .keys import store_folder as store_folder
 from .loader import BatchLoader as BatchLoader
