@@ -13,6 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from neurofm.models import BrainOmni
+from neurofm.tokenizers import BrainTokenizer
+
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -82,7 +85,7 @@ def test_other_configurations_agree_with_a_layer_by_layer_forward(
     config = json.loads((GOLDEN / "brainomni" / "fixture.json").read_text())["config"] | change
     tokenizer_arguments, language = checker.module("brainomni").split_config(config)
     torch.manual_seed(0)
-    model = checker.BrainOmni(checker.BrainTokenizer(**tokenizer_arguments), **language).eval()
+    model = BrainOmni(BrainTokenizer(**tokenizer_arguments), **language).eval()
     tokenizer = model.tokenizer
     x, pos, kind = torch.randn(2, 5, 150), torch.randn(2, 5, 6), torch.randint(0, 3, (2, 5))
     with torch.no_grad():
