@@ -12,7 +12,7 @@ Axes: channel = sensor, time = sample.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -121,7 +121,7 @@ class Bipolar:
     """
 
     kinds: Sequence[str | Kind] = _INSIDE
-    columns: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, int] | None = None
     detect: bool = True
     bad: Sequence[str] = ()
 
@@ -178,7 +178,7 @@ class Laplacian:
 
     kinds: Sequence[str | Kind] = _INSIDE
     ends: Literal["one_sided", "drop"] = "one_sided"
-    columns: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, int] | None = None
     detect: bool = True
     bad: Sequence[str] = ()
 
@@ -268,10 +268,10 @@ def _shafts(signal: Signal, own: np.ndarray, step: str) -> dict[str, dict[int, i
 
 
 def _width(
-    signal: Signal, shaft: str, members: Mapping[int, int], columns: Mapping[str, int]
+    signal: Signal, shaft: str, members: Mapping[int, int], columns: Mapping[str, int] | None
 ) -> int | None:
     """Contacts in a row of a grid; None for a shaft or strip."""
-    width = columns.get(shaft)
+    width = (columns or {}).get(shaft)
     if width is None and len(members) > _LONGEST_STRIP:
         raise ValueError(
             f"{signal.recording.id}: {shaft} has {len(members)} contacts, more than a shaft or "
