@@ -199,7 +199,10 @@ def test_several_stores_are_one_data_set(tmp_path):
     batch = windows.batch([0, 3])
     assert windows.subjects == ["other/01", "toy/01"]
     assert [windows.subjects[i] for i in batch.subject] == ["toy/01", "other/01"]
-    assert [windows.entries[i].recording.dataset for i in batch.recording] == ["toy", "other"]
+    assert [windows.entries[i].recording.dataset for i in batch.recording.tolist()] == [
+        "toy",
+        "other",
+    ]
     assert windows.rows[3].subject == "other/01"
     assert batch.channel_mask.sum(1).tolist() == [3, 1]
 
