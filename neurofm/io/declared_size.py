@@ -258,9 +258,10 @@ def check_hdf5(path: Path, size: int) -> None:
     if base is None:
         raise ValueError(f"{path}: not an HDF5 file: no signature found. Fetch it again.")
     block = block[base:]
-    version = block[8]
-    if version < 2:
-        width, at = block[13], 24 + 4 * (version == 1)
+    if len(block) <= 13:
+        width, at = 0, 0
+    elif block[8] < 2:
+        width, at = block[13], 24 + 4 * (block[8] == 1)
     else:
         width, at = block[9], 12
     end = at + 2 * width

@@ -108,7 +108,7 @@ def _read(
         recording=recording,
         position=position[kept],
         frame=frame,
-        region=tuple(region[i] for i in kept) if any(region) else (),
+        region=tuple(region[i] for i in kept) if any(region[i] for i in kept) else (),
         events=found,
         behaviour=tuple(t for name in behaviour for t in _tracks(_item(file, name, path), name)),
         details={"participant": _subject(file)},
