@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import gzip
 import struct
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, cast
 
 _BLOCK_START, _BLOCK_END = 104, 105
 # Blocks that say what a file holds; the first of these that occurs decides.
@@ -75,8 +75,7 @@ def content_of(path: Path) -> str:
     packed = path.name.lower().endswith(".gz")
     blocks = set()
     position = 0
-    with gzip.open(path) if packed else path.open("rb") as stream:
-        file = cast(BinaryIO, stream)
+    with gzip.open(path) if packed else path.open("rb") as file:
         while True:
             kind, length, following = _tag(file, position)
             if kind is None:
@@ -89,7 +88,7 @@ def content_of(path: Path) -> str:
     return next((name for block, name in CONTENTS.items() if block in blocks), "nothing known")
 
 
-def _tag(file: BinaryIO, position: int) -> tuple[int | None, int, int]:
+def _tag(file: BufferedReader | gzip.GzipFile, position: int) -> tuple[int | None, int, int]:
     file.seek(position)
     header = file.read(16)
     if len(header) < 16:

@@ -74,7 +74,7 @@ def signal_from_raw(
         raw,
         recording,
         channels=channels,
-        n_times=raw.n_times,
+        n_times=int(raw.n_times),
         pieces=lambda picks: _pieces(raw, picks),
         events=events,
         details=details_of(raw),
@@ -136,7 +136,7 @@ def assemble(
 
 def _ordered(events: Iterable[Event], where: str) -> tuple[Event, ...]:
     events = list(events)
-    kept = sorted(set(events), key=lambda event: (event.onset, event.label))
+    kept = sorted(set(events), key=lambda event: (event.onset, event.label, event.duration))
     if len(kept) < len(events):
         report(
             Problem(

@@ -15,7 +15,7 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import mne
 
 
+@runtime_checkable
 class Source(Protocol):
     """What MNE's Raw, Epochs and Evoked have in common."""
 

@@ -1,0 +1,492 @@
+"""MEG and EEG as MEG systems store them: epochs, averages, compensation, head position, folders."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import mne
+import numpy as np
+import pytest
+from mne.io.constants import FIFF
+
+from neurofm.io import FolderReader, RecordingWarning, read_raw_signal, signal_from_raw
+from neurofm.io.epochs import signal_from_evokeds
+from neurofm.io.provenance import details_of
+from neurofm.types import Event, Recording
+from neurofm.units import Kind
+
+WHO = Recording("tiny", "1")
+NAMES = ["MEG0111", "MEG0112", "EEG001"]
+SCALE = np.array([1e-13, 1e-12, 1e-5])[:, None]  # SI numbers that are 100 fT, 10 fT/cm and 10 µV
+ROTATED = np.array([[0.0, -1, 0, 0.01], [1, 0, 0, 0.02], [0, 0, 1, 0.03], [0, 0, 0, 1]])
+
+
+def info(sfreq: float = 100.0) -> mne.Info:
+    """A magnetometer and a planar gradiometer in a turned helmet, and an electrode."""
+    made = mne.create_info(NAMES, sfreq, ["mag", "grad", "eeg"])
+    coils = [FIFF.FIFFV_COIL_VV_MAG_T3, FIFF.FIFFV_COIL_VV_PLANAR_T1]
+    with made._unlock():
+        for channel, coil in zip(made["chs"], coils, strict=False):
+            channel["coil_type"] = coil
+            channel["coord_frame"] = FIFF.FIFFV_COORD_DEVICE
+            channel["loc"][:] = [0.1, 0, 0.02, 1, 0, 0, 0, 1, 0, 0, 0, 1]
+        made["chs"][2]["loc"][:3] = [0, 0, 0.1]
+        made["dev_head_t"] = mne.Transform("meg", "head", ROTATED)
+    return made
+
+
+def epochs_of(rng: np.random.Generator, *, tmin: float = -0.2) -> mne.EpochsArray:
+    events = np.array([[100, 0, 1], [300, 0, 2], [500, 0, 1]])
+    data = SCALE * rng.standard_normal((3, 3, 50))
+    return mne.EpochsArray(
+        data, info(), events, tmin, {"face": 1, "house/big": 2}, baseline=None, verbose="error"
+    )
+
+
+def saved(item: mne.BaseEpochs, path: Path) -> Path:
+    item.save(path, overwrite=True, verbose="error")
+    return path
+
+
+def test_epochs_are_joined_with_an_event_at_each_time_zero_and_an_edge_at_each_join(rng, tmp_path):
+    epochs = epochs_of(rng)
+    signal = read_raw_signal(saved(epochs, tmp_path / "a-epo.fif"), WHO)
+    expected = np.concatenate(list(epochs.get_data()), axis=1) * [[1e15], [1e13], [1e6]]
+    np.testing.assert_allclose(signal.data, expected, rtol=1e-4)
+    assert [(event.onset, event.label) for event in signal.events] == [
+        (0.2, "face"),
+        (0.5, "EDGE boundary"),
+        (0.7, "house/big"),
+        (1.0, "EDGE boundary"),
+        (1.2, "face"),
+    ]
+    assert [Kind(int(k)) for k in signal.sensors.kind] == [Kind.MAG, Kind.GRAD, Kind.EEG]
+    np.testing.assert_allclose(signal.sensors.position[0], [0.01, 0.12, 0.05], atol=1e-6)
+    about = signal.details["epochs"]
+    assert (about["n"], about["baseline"]) == (3, None)
+    assert about["conditions"] == {"face": 2, "house/big": 1}
+    assert about["tmin"] == pytest.approx(-0.2)
+    assert about["tmax"] == pytest.approx(0.29)
+
+
+def test_a_file_name_does_not_decide_what_a_fif_file_holds(rng, tmp_path):
+    path = saved(epochs_of(rng), tmp_path / "a-epo.fif").rename(tmp_path / "renamed_raw.fif")
+    assert read_raw_signal(path, WHO).details["epochs"]["n"] == 3
+
+
+def test_epochs_that_do_not_hold_their_time_zero_are_marked_at_the_nearest_sample(rng, tmp_path):
+    signal = read_raw_signal(saved(epochs_of(rng, tmin=0.3), tmp_path / "a-epo.fif"), WHO)
+    assert [event.onset for event in signal.events if event.label == "face"] == [0.0, 1.0]
+
+
+def test_annotations_of_epochs_stay_inside_their_epoch(rng, tmp_path):
+    raw = mne.io.RawArray(SCALE * rng.standard_normal((3, 700)), info(), verbose="error")
+    raw.set_annotations(mne.Annotations([1.1, 3.2], [0.1, 3.0], ["blink", "BAD_jump"]))
+    events = np.array([[100, 0, 1], [300, 0, 1]])
+    epochs = mne.Epochs(
+        raw,
+        events,
+        tmin=-0.2,
+        tmax=0.29,
+        baseline=(None, 0),
+        reject_by_annotation=False,
+        verbose="error",
+    )
+    signal = read_raw_signal(saved(epochs, tmp_path / "a-epo.fif"), WHO)
+    found = {event.label: event for event in signal.events}
+    assert found["blink"].onset == pytest.approx(0.2 + 0.1)
+    assert found["BAD_jump"].onset == pytest.approx(0.5 + 0.2 + 0.2)
+    assert found["BAD_jump"].onset + found["BAD_jump"].duration == pytest.approx(1.0)
+    assert signal.details["epochs"]["baseline"] == pytest.approx([-0.2, 0.0])
+
+
+def evoked(rng, comment: str, nave: int, *, n: int = 40, sfreq: float = 100.0, **changes):
+    return mne.EvokedArray(
+        SCALE * rng.standard_normal((3, n)),
+        info(sfreq),
+        tmin=-0.1,
+        comment=comment,
+        nave=nave,
+        **changes,
+    )
+
+
+def test_averages_become_stretches_with_their_names_and_counts(rng, tmp_path):
+    averages = [evoked(rng, "left", 12), evoked(rng, "right", 7, n=60)]
+    mne.write_evokeds(tmp_path / "a-ave.fif.gz", averages, verbose="error")
+    signal = read_raw_signal(tmp_path / "a-ave.fif.gz", WHO)
+    expected = np.concatenate([item.data for item in averages], axis=1)
+    np.testing.assert_allclose(signal.data, expected * [[1e15], [1e13], [1e6]], rtol=1e-4)
+    assert signal.events == (
+        Event(0.1, 0.0, "left"),
+        Event(0.4, 0.0, "EDGE boundary"),
+        Event(0.5, 0.0, "right"),
+    )
+    assert [item["nave"] for item in signal.details["evoked"]] == [12, 7]
+    assert [item["condition"] for item in signal.details["evoked"]] == ["left", "right"]
+
+
+def test_standard_errors_beside_averages_are_left_out_and_counted(rng, tmp_path):
+    items = [evoked(rng, "left", 12), evoked(rng, "left", 12, kind="standard_error")]
+    mne.write_evokeds(tmp_path / "a-ave.fif", items, verbose="error")
+    with pytest.warns(RecordingWarning, match="1 of 2 evoked data sets are standard errors"):
+        signal = read_raw_signal(tmp_path / "a-ave.fif", WHO)
+    np.testing.assert_allclose(signal.data[2], items[0].data[2] * 1e6, rtol=1e-4)
+    assert len(signal.details["evoked"]) == 1
+
+
+def test_averages_of_other_rates_or_channels_are_refused_by_name(rng):
+    mixed = [evoked(rng, "slow", 1), evoked(rng, "fast", 1, sfreq=200.0)]
+    with pytest.raises(ValueError, match=r"tiny_sub-1: .*'slow' at 100 Hz, 'fast' at 200 Hz"):
+        signal_from_evokeds(mixed, WHO)
+    few = [evoked(rng, "all", 1), evoked(rng, "few", 1).pick(["MEG0111", "EEG001"])]
+    with pytest.raises(ValueError, match=r"'all' has 3, 'few' 2 \(only one has MEG0112\)"):
+        signal_from_evokeds(few, WHO)
+
+
+@pytest.mark.parametrize(
+    "wish", [{"event_channel": "STI101"}, {"compensation": 0}, {"remove_chpi": True}]
+)
+def test_what_needs_a_continuous_recording_is_refused_for_epochs(wish, rng, tmp_path):
+    path = saved(epochs_of(rng), tmp_path / "a-epo.fif")
+    with pytest.raises(ValueError, match=f"holds epochs, and `{next(iter(wish))}` works on cont"):
+        read_raw_signal(path, WHO, **wish)
+
+
+def test_a_fif_file_of_another_content_is_named(tmp_path):
+    mne.make_ad_hoc_cov(info(), verbose="error").save(tmp_path / "a-cov.fif", verbose="error")
+    with pytest.raises(ValueError, match=r"a FIF file that holds a covariance, not a recording"):
+        read_raw_signal(tmp_path / "a-cov.fif", WHO)
+
+
+def compensated(rng: np.random.Generator) -> tuple[mne.io.RawArray, np.ndarray]:
+    """An axial gradiometer and two references whose fields leak into it with known weights."""
+    made = mne.create_info(["MLC11", "BR1", "BR2"], 100.0, ["mag", "ref_meg", "ref_meg"])
+    coils = [FIFF.FIFFV_COIL_CTF_GRAD, *[FIFF.FIFFV_COIL_CTF_REF_MAG] * 2]
+    weights = np.array([[0.5, -2.0]])
+    with made._unlock():
+        for channel, coil in zip(made["chs"], coils, strict=True):
+            channel["coil_type"] = coil
+            channel["coord_frame"] = FIFF.FIFFV_COORD_DEVICE
+            channel["loc"][:] = [0.1, 0, 0.02, 1, 0, 0, 0, 1, 0, 0, 0, 1]
+        made["dev_head_t"] = mne.Transform("meg", "head", ROTATED)
+        table = {
+            "nrow": 1,
+            "ncol": 2,
+            "row_names": ["MLC11"],
+            "col_names": ["BR1", "BR2"],
+            "data": weights,
+        }
+        made["comps"] = [
+            {
+                "kind": 1,
+                "ctfkind": 1194410578,
+                "save_calibrated": True,
+                "rowcals": np.ones(1),
+                "colcals": np.ones(2),
+                "data": table,
+            }
+        ]
+    brain = 1e-13 * rng.standard_normal((1, 300))
+    far = 1e-12 * rng.standard_normal((2, 300))
+    raw = mne.io.RawArray(np.r_[brain + weights @ far, far], made, verbose="error")
+    return raw, brain[0] * 1e15
+
+
+def test_compensation_is_kept_in_the_details_and_applied_on_request(rng, tmp_path):
+    raw, brain = compensated(rng)
+    raw.save(tmp_path / "a_raw.fif", verbose="error")
+    plain = read_raw_signal(tmp_path / "a_raw.fif", WHO)
+    assert plain.details["compensation_grade"] == 0
+    assert np.abs(plain.data[0] - brain).max() > 1000
+    clean = read_raw_signal(tmp_path / "a_raw.fif", WHO, compensation=1)
+    np.testing.assert_allclose(clean.data[0], brain, atol=0.05)
+    assert clean.details["compensation_grade"] == 1
+    assert clean.history[-1].endswith("brought from grade 0 to 1")
+    assert [Kind(int(k)).name for k in clean.sensors.kind] == ["AXIAL", "MEG_REF", "MEG_REF"]
+    with pytest.raises(
+        ValueError, match="no compensation of grade 3 in the file, which offers 0, "
+    ):
+        read_raw_signal(tmp_path / "a_raw.fif", WHO, compensation=3)
+
+
+CHPI = (293.0, 307.0, 314.0)
+
+
+def with_chpi(
+    rng: np.random.Generator, sfreq: float = 1000.0
+) -> tuple[mne.io.RawArray, np.ndarray]:
+    """Twelve magnetometers with a brain below 40 Hz and head position coils a hundred times it."""
+    made = mne.create_info([f"MEG{i:04d}" for i in range(12)], sfreq, "mag")
+    with made._unlock():
+        for channel in made["chs"]:
+            place = rng.standard_normal(3)
+            place /= np.linalg.norm(place)
+            channel["loc"][:] = [*0.12 * place, *np.eye(3).ravel()]
+        made["line_freq"] = 50.0
+        made["dev_head_t"] = mne.Transform("meg", "head", ROTATED)
+        coils = [{"number": i + 1, "coil_freq": freq} for i, freq in enumerate(CHPI)]
+        made["hpi_meas"] = [{"hpi_coils": coils}]
+    time = np.arange(3000) / sfreq
+    brain = np.zeros((12, len(time)))
+    for freq in (3.0, 11.0, 27.0):
+        phase = rng.uniform(0, 2 * np.pi, (12, 1))
+        brain += 1e-13 * np.sin(2 * np.pi * freq * time + phase)
+    coils_seen = sum(
+        1e-11 * rng.standard_normal((12, 1)) * np.sin(2 * np.pi * freq * time + freq)
+        for freq in CHPI
+    )
+    return mne.io.RawArray(brain + coils_seen, made, verbose="error"), brain * 1e15
+
+
+def test_head_position_signals_are_removed_and_the_brain_stays(rng, tmp_path):
+    raw, brain = with_chpi(rng)
+    raw.save(tmp_path / "a_raw.fif", verbose="error")
+    before = read_raw_signal(tmp_path / "a_raw.fif", WHO)
+    assert before.details["chpi_hz"] == list(CHPI)
+    after = read_raw_signal(tmp_path / "a_raw.fif", WHO, remove_chpi=True)
+    inside = slice(500, -500)
+    left = np.std(after.data[:, inside] - brain[:, inside])
+    assert np.std(before.data[:, inside] - brain[:, inside]) > 1000 * left
+    assert left < 0.1 * np.std(brain)
+    assert "293, 307, 314 Hz and mains at 50 Hz" in after.history[-1]
+
+
+def test_removing_head_position_signals_that_are_not_there_is_an_error(rng, tiny, tmp_path):
+    path = tiny.fif(tmp_path / "a_raw.fif")
+    with pytest.raises(ValueError, match=r"a_raw\.fif: no continuous head position \(cHPI\) info"):
+        read_raw_signal(path, WHO, remove_chpi=True)
+    raw, _ = with_chpi(rng, sfreq=250.0)
+    raw.save(tmp_path / "b_raw.fif", verbose="error")
+    with pytest.raises(ValueError, match="293 to 314 Hz, which a rate of 250 Hz cannot hold"):
+        read_raw_signal(tmp_path / "b_raw.fif", WHO, remove_chpi=True)
+
+
+def test_head_movement_is_the_largest_way_of_a_coil(rng):
+    names = [f"HLC00{coil}{axis}-1609" for coil in (1, 2, 3) for axis in (1, 2, 3)]
+    made = mne.create_info(["MLC11", *names], 100.0, ["mag"] + ["misc"] * 9)
+    data = np.full((10, 1000), 0.05)
+    data[0] = 1e-13 * rng.standard_normal(1000)
+    data[4, 400:] += 0.003  # the second coil moves 3 mm and 4 mm along two axes
+    data[5, 400:] += 0.004
+    raw = mne.io.RawArray(data, made, verbose="error")
+    assert details_of(raw)["head_movement_mm"] == pytest.approx(5.0)
+
+
+def test_signal_space_separation_is_told(rng):
+    made = info()
+    with made._unlock():
+        made["proc_history"] = [
+            {
+                "creator": "maxfilter 2.2",
+                "max_info": {
+                    "sss_info": {"nfree": 68, "in_order": 8, "out_order": 3},
+                    "max_st": {"buflen": 10.0, "subspcorr": 0.98},
+                },
+            }
+        ]
+    details = signal_from_raw(
+        mne.io.RawArray(SCALE * rng.standard_normal((3, 50)), made, verbose="error"), WHO
+    ).details
+    assert details["sss"] is True
+    assert details["sss_info"] == {
+        "by": "maxfilter 2.2",
+        "components": 68,
+        "orders": [8, 3],
+        "tsss_buffer_s": 10.0,
+        "tsss_correlation": 0.98,
+    }
+
+
+def test_bad_channels_and_projectors_are_told_and_not_applied(rng):
+    raw = mne.io.RawArray(SCALE * rng.standard_normal((3, 50)), info(), verbose="error")
+    raw.info["bads"] = ["MEG0112"]
+    raw.set_eeg_reference(projection=True, verbose="error")
+    signal = signal_from_raw(raw, WHO)
+    assert signal.details["bads"] == ["MEG0112"]
+    assert signal.details["projections"] == [{"name": "Average EEG reference", "active": False}]
+    np.testing.assert_allclose(signal.data[2], raw.get_data()[2] * 1e6, rtol=1e-5)
+
+
+def test_samples_lost_by_the_system_s_clock_become_a_boundary(rng):
+    made = mne.create_info(["MLC11", "SCLK01-177"], 100.0, ["mag", "misc"])
+    with made._unlock():
+        made["dev_head_t"] = mne.Transform("meg", "head", ROTATED)
+    clock = 500 + np.arange(300) / 100 + 0.001 * rng.uniform(size=300)
+    raw = mne.io.RawArray(np.stack([1e-13 * clock, clock]), made, verbose="error")
+    assert signal_from_raw(raw, WHO).events == ()
+    raw._data[1, 120:] += 7.0
+    with pytest.warns(RecordingWarning, match="clock jumps 1 times"):
+        events = signal_from_raw(raw, WHO).events
+    assert events == (Event(1.2, 0.0, "EDGE boundary"),)
+
+
+def test_repeated_events_are_dropped_and_counted(rng):
+    raw = mne.io.RawArray(SCALE * rng.standard_normal((3, 300)), info(), verbose="error")
+    raw.set_annotations(mne.Annotations([1, 1, 1], [0, 0, 0.5], ["go", "go", "go"]))
+    with pytest.warns(RecordingWarning, match="1 of 3 events are there twice"):
+        events = signal_from_raw(raw, WHO).events
+    assert events == (Event(1.0, 0.0, "go"), Event(1.0, 0.5, "go"))
+
+
+def test_meg_names_are_spelled_alike_on_request(rng):
+    raw = mne.io.RawArray(SCALE * rng.standard_normal((3, 50)), info(), verbose="error")
+    raw.rename_channels({"MEG0112": "MLC11-2908"}, verbose="error")
+    assert signal_from_raw(raw, WHO).sensors.names[:2] == ("MEG0111", "MLC11-2908")
+    names = signal_from_raw(raw, WHO, standardize=True).sensors.names
+    assert names[:2] == ("MEG 0111", "MLC11")
+
+
+def test_a_name_to_be_changed_that_is_not_there_is_reported(rng):
+    raw = mne.io.RawArray(SCALE * rng.standard_normal((3, 50)), info(), verbose="error")
+    with pytest.warns(RecordingWarning, match="1 of 2 channels to rename are not in the file: C3"):
+        names = signal_from_raw(raw, WHO, rename={"EEG001": "Cz", "C3": "FC3"}).sensors.names
+    assert names[2] == "Cz"
+
+
+def split_recording(tmp_path: Path, rng: np.random.Generator) -> Path:
+    many = mne.create_info([f"E{i}" for i in range(64)], 500.0, "eeg")
+    raw = mne.io.RawArray(1e-5 * rng.standard_normal((64, 16000)), many, verbose="error")
+    raw.save(tmp_path / "a_raw.fif", split_size="2MB", buffer_size_sec=1.0, verbose="error")
+    return tmp_path / "a_raw.fif"
+
+
+def test_a_split_recording_is_one_recording_of_its_whole_length(rng, tmp_path):
+    split_recording(tmp_path, rng)
+    assert (tmp_path / "a_raw-1.fif").exists()
+    reader = FolderReader("*.fif", dataset="d", root=tmp_path)
+    (recording,) = reader.recordings()
+    assert reader.load(recording).data.shape == (64, 16000)
+
+
+def test_a_missing_part_of_a_split_recording_is_named(rng, tmp_path):
+    path = split_recording(tmp_path, rng)
+    (tmp_path / "a_raw-1.fif").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a_raw\.fif: a file .* missing .*a_raw-1\.fif"):
+        read_raw_signal(path, WHO)
+
+
+def test_active_shielding_is_read_with_a_warning(rng, tmp_path):
+    made = info()
+    with made._unlock():
+        made["maxshield"] = True
+    raw = mne.io.RawArray(SCALE * rng.standard_normal((3, 200)), made, verbose="error")
+    raw.save(tmp_path / "a_raw.fif", verbose="error")
+    with pytest.warns(RecordingWarning, match="active shielding"):
+        signal = read_raw_signal(tmp_path / "a_raw.fif", WHO)
+    assert signal.details["maxshield"] is True
+
+
+def coil(pos: tuple[float, ...], normal: tuple[float, ...]) -> bytes:
+    """One coil of a CTF channel: place in centimetres and normal."""
+    return struct.pack(">3dd3ddhihd", *pos, 0.0, *normal, 0.0, 1, 0, 0, 1.0)
+
+
+def ctf_channel(kind: int, gain: float, coils: list[bytes]) -> bytes:
+    empty = coil((0, 0, 0), (0, 0, 0))
+    device = b"".join([*coils, *[empty] * (8 - len(coils))])
+    numbers = struct.pack(">hhidddd", kind, 0, 0, gain, 1.0, 1.0, 0.0)
+    return numbers + struct.pack(">hhi", len(coils), 0, 0) + device + device
+
+
+def ctf_folder(folder: Path, stored: np.ndarray, sfreq: float, *, trials: int) -> Path:
+    """A CTF data set: axial gradiometer, reference, stimulus, clock; `trial channel time` ints."""
+    folder.mkdir()
+    names = ["MLC11-1609", "BG1-1609", "UPPT001", "SCLK01-177"]
+    n_times = stored.shape[2]
+    head = b"MEG41RS\0".ljust(8 + 3 * 256, b"\0") + struct.pack(">h", 0)
+    head += b"10:30".ljust(255, b"\0") + b"01-Jan-2020".ljust(255, b"\0")
+    head += struct.pack(">ih", n_times, len(names)) + b"\0\0"
+    head += struct.pack(">ddh", sfreq, n_times * trials / sfreq, trials)
+    head = head.ljust(1844, b"\0") + struct.pack(">h", 0)
+    head += b"".join(name.encode().ljust(32, b"\0") for name in names)
+    up = (0.0, 0.0, 1.0)
+    head += ctf_channel(5, 1e12, [coil((0, 0, 5.0), up), coil((0, 0, 10.0), (0, 0, -1.0))])
+    head += ctf_channel(0, 1e12, [coil((0, 0, 20.0), up)])
+    head += ctf_channel(11, 1.0, [coil((0, 0, 0), up)])
+    head += ctf_channel(17, 1.0, [coil((0, 0, 0), up)])
+    # first-order compensation of the gradiometer by a quarter of the reference
+    sensors = b"BG1-1609".ljust(31, b"\0").ljust(50 * 31, b"\0")
+    head += struct.pack(">h", 1) + b"MLC11-1609".ljust(32, b"\0")
+    head += struct.pack(">iih", 0x47314252, 0, 1) + sensors + struct.pack(">50d", 0.25, *[0.0] * 49)
+    (folder / f"{folder.stem}.res4").write_bytes(head)
+    (folder / f"{folder.stem}.meg4").write_bytes(b"MEG41CP\0" + stored.astype(">i4").tobytes())
+    places = {"nasion": (8, 0, -25), "left ear": (0, 7, -25), "right ear": (0, -7, -25)}
+    text = ""
+    for frame, shift in (("dewar", 0), ("head", 25)):
+        for name, (x, y, z) in places.items():
+            values = f"\tx = {x}\n\ty = {y}\n\tz = {z + shift}\n"
+            text += f"measured {name} coil position relative to {frame} (cm):\n{values}"
+    (folder / f"{folder.stem}.hc").write_text(text)
+    return folder
+
+
+def ctf_counts(trials: int = 2, n_times: int = 100) -> np.ndarray:
+    stored = np.zeros((trials, 4, n_times), dtype=int)
+    stored[:, 0] = 300
+    stored[:, 1] = -200
+    stored[0, 2, 20:25] = 4
+    stored[:, 3] = 1 + np.arange(trials * n_times).reshape(trials, n_times)
+    return stored
+
+
+def test_a_ctf_folder_gives_axial_gradiometers_references_events_and_head_positions(tmp_path):
+    folder = ctf_folder(tmp_path / "a.ds", ctf_counts(), 100.0, trials=2)
+    (recording,) = FolderReader("{subject}.ds", dataset="d", root=tmp_path).recordings()
+    assert recording.subject == "a"
+    signal = read_raw_signal(folder, recording, event_channel="auto", standardize=True)
+    assert signal.sensors.names == ("MLC11", "BG1")
+    assert [Kind(int(k)) for k in signal.sensors.kind] == [Kind.AXIAL, Kind.MEG_REF]
+    np.testing.assert_allclose(np.abs(signal.data[:, 0]), [3e5, 2e5], rtol=1e-5)  # fT
+    assert signal.events == (Event(0.2, 0.0, "4"),)
+    # 30 cm above the coils on the ears, 5 cm above the helmet's origin
+    assert np.linalg.norm(signal.sensors.position[0]) == pytest.approx(0.3, abs=1e-3)
+    np.testing.assert_allclose(np.abs(signal.sensors.orientation[0]), [0, 0, 1], atol=1e-3)
+    clean = read_raw_signal(folder, recording, compensation=1)
+    assert signal.data[0, 0] - clean.data[0, 0] == pytest.approx(0.25 * signal.data[1, 0])
+    assert (signal.details["compensation_grade"], clean.details["compensation_grade"]) == (0, 1)
+
+
+def test_a_ctf_folder_that_is_truncated_or_renamed_inside_is_refused(tmp_path):
+    folder = ctf_folder(tmp_path / "a.ds", ctf_counts(), 100.0, trials=2)
+    data = folder / "a.meg4"
+    whole = data.read_bytes()
+    data.write_bytes(whole[:-40])
+    with pytest.raises(ValueError, match=r"a\.ds: truncated: .* not whole trials of 1600 bytes"):
+        read_raw_signal(folder, WHO)
+    data.write_bytes(whole[: 8 + 1600])
+    with pytest.warns(RecordingWarning, match="1 of 2 trials are in the file"):
+        read_raw_signal(folder, WHO)
+    data.unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.meg4 is missing in the CTF folder"):
+        read_raw_signal(folder, WHO)
+    moved = folder.rename(tmp_path / "b.ds")
+    with pytest.raises(FileNotFoundError, match=r"b\.res4 is missing.*under its own name"):
+        read_raw_signal(moved, WHO)
+
+
+def test_a_4d_recording_is_read_with_its_configuration_and_head_shape(tmp_path, monkeypatch, rng):
+    folder = tmp_path / "0" / "run1"
+    folder.mkdir(parents=True)
+    (folder / "c,rfhp0.1Hz").write_bytes(b"\0" * 64)
+    reader = FolderReader("{subject}/run{run}/c,rf*", dataset="d", root=tmp_path)
+    (recording,) = reader.recordings()
+    assert (recording.subject, recording.run) == ("0", "1")
+    with pytest.raises(FileNotFoundError, match=r"c,rfhp0\.1Hz: .*missing \(config beside"):
+        reader.load(recording)
+    (folder / "config").write_bytes(b"\0")
+    raw = mne.io.RawArray(SCALE * rng.standard_normal((3, 50)), info(), verbose="error")
+    seen = {}
+
+    def read(path, **arguments):
+        seen.update(arguments)
+        return raw
+
+    monkeypatch.setattr(mne.io, "read_raw_bti", read)
+    assert reader.load(recording).data.shape == (3, 50)
+    assert seen["config_fname"] == str(folder / "config")
+    assert seen["head_shape_fname"] is None
+    (folder / "hs_file").write_bytes(b"\0")
+    reader.load(recording)
+    assert seen["head_shape_fname"] == str(folder / "hs_file")
