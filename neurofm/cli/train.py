@@ -19,7 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from neurofm import cards
 from neurofm.cli.run_folder import Predictions, RunRecord, WholeCheckpoints
 from neurofm.data.module import BrainData
-from neurofm.io.checkpoint import read_checkpoint
+from neurofm.io.tensors import read_checkpoint
 from neurofm.tasks import Task
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from neurofm.data.rows import Row
 from neurofm.shapes import Float, Int
 
 _ALL = ""
@@ -28,7 +29,8 @@ class EuclideanAlignment:
     `fit` and `update` look at windows, `transform` never does so in the offline mode; what the
     test side contributes is therefore visible in the calls. Offline alignment of test windows
     with all of them is fit_transform on the test windows: it uses unlabelled test data, and a
-    score made with it should say so.
+    score made with it should say so. Given the `rows` of the windows, `fitted_on` names them, and
+    `find_leaks(..., fitted=[Fitted("alignment", alignment.fitted_on)])` says it.
 
     Args:
         mode: "offline" uses the fitted reference of the group. "online" goes through the windows in
@@ -50,23 +52,34 @@ class EuclideanAlignment:
         self.rank_tolerance = rank_tolerance
         self.references: dict[str, Float[np.ndarray, "channel channel"]] = {}
         self.counts: dict[str, int] = {}
+        self.fitted_on: tuple[Row, ...] = ()
         self._warned = False
 
     def fit(
-        self, x: Float[np.ndarray, "window channel time"], groups: Sequence[str] | None = None
+        self,
+        x: Float[np.ndarray, "window channel time"],
+        groups: Sequence[str] | None = None,
+        *,
+        rows: Sequence[Row] | None = None,
     ) -> EuclideanAlignment:
         """Forget everything, then take the mean covariance of each group.
 
         Args:
             groups: Subject or recording of each window; one group if not given.
+            rows: What the windows are, for an audit.
         """
-        self.references, self.counts = {}, {}
-        return self.update(x, groups)
+        self.references, self.counts, self.fitted_on = {}, {}, ()
+        return self.update(x, groups, rows=rows)
 
     def update(
-        self, x: Float[np.ndarray, "window channel time"], groups: Sequence[str] | None = None
+        self,
+        x: Float[np.ndarray, "window channel time"],
+        groups: Sequence[str] | None = None,
+        *,
+        rows: Sequence[Row] | None = None,
     ) -> EuclideanAlignment:
         """Add windows to the mean covariances."""
+        self.fitted_on += _declared(x, rows, "EuclideanAlignment")
         for group, members in _members(x, groups, "EuclideanAlignment").items():
             total = sum(_covariance(x[i], i) for i in members)
             count = self.counts.get(group, 0)
@@ -178,16 +191,20 @@ class Standardize:
         self.per = per
         self.mean: dict[int, float] = {}
         self.std: dict[int, float] = {}
+        self.fitted_on: tuple[Row, ...] = ()
 
     def fit(
         self,
         x: Float[np.ndarray, "window channel time"],
         kind: Int[np.ndarray, " channel"] | None = None,
+        *,
+        rows: Sequence[Row] | None = None,
     ) -> Standardize:
         """Take the statistics of training windows.
 
         Args:
             kind: `Kind` of each channel, for `per="kind"`.
+            rows: What the windows are, for an audit; kept as `fitted_on`.
         """
         if not x.size:
             raise ValueError("Standardize: there are no windows to fit.")
@@ -210,6 +227,7 @@ class Standardize:
                 stacklevel=2,
             )
         self.mean, self.std = mean, std
+        self.fitted_on = _declared(x, rows, "Standardize")
         return self
 
     def transform(
@@ -270,6 +288,12 @@ def _members(x: np.ndarray, groups: Sequence[str] | None, where: str) -> dict[st
     for i in range(len(x)):
         found.setdefault(_ALL if groups is None else str(groups[i]), []).append(i)
     return found
+
+
+def _declared(x: np.ndarray, rows: Sequence[Row] | None, where: str) -> tuple[Row, ...]:
+    if rows is not None and len(rows) != len(x):
+        raise ValueError(f"{where}: {len(rows)} rows for {len(x)} windows; expected one each.")
+    return tuple(rows or ())
 
 
 def _check_channels(x: np.ndarray, fitted: int, where: str) -> None:

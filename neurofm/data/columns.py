@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurofm.data.rows import Row, overlapping_times
+from neurofm.io.seen import Seen
 from neurofm.shapes import Bool, Float, Int
 
 NAMES = ("subject", "session", "run", "recording", "stimulus", "fingerprint")
@@ -104,6 +105,17 @@ class Columns:
         hit = np.zeros(len(right), dtype=bool)
         hit[theirs] = overlapping_times(recording, self.start, self.stop, ours, right[theirs])
         return hit
+
+
+def seen_in(rows: Sequence[Row], members: Sequence[int]) -> Seen:
+    """What a model has seen that was trained on these members of the rows."""
+    columns = Columns.of([rows[int(i)] for i in members])
+    names = columns.names["recording"]
+    recording = columns.code["recording"]
+    prints = {}
+    for i in np.unique(recording, return_index=True)[1]:
+        prints[names[recording[i]]] = columns.value("fingerprint", int(i)) or ""
+    return Seen.of_windows(names, prints, recording, columns.start, columns.stop)
 
 
 def _coded(values: Iterable[Hashable]) -> tuple[tuple[str, ...], Int[np.ndarray, " row"]]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from neurofm import metrics, stats
 from neurofm.data.align import EuclideanAlignment
+from neurofm.data.audit import refuse_leakage
 from neurofm.data.rows import Row, Split
 from neurofm.shapes import Float, Int
 from neurofm.types import Result
@@ -132,8 +133,8 @@ def cross_validate(
             which a held-out subject does not have.
 
     Raises:
-        ValueError: Windows and rows do not match, a window is on both sides, a training side holds
-            one class only, or a window has no label.
+        ValueError: Windows and rows do not match, a fold leaks, a training side holds one class
+            only, or a window has no label.
     """
     if len(x) != len(rows) or not folds:
         raise ValueError(
@@ -159,6 +160,7 @@ def cross_validate(
                 f"cross_validate: the training side of fold {fold.name} holds one class only. Use "
                 "folds by another entity, or more recordings."
             )
+        refuse_leakage(rows, fold)
         fit, judged = x[train], x[test]
         if align == "train":
             alignment = EuclideanAlignment().fit(fit, subject[train].tolist())

@@ -3,7 +3,8 @@
 A file written by `save_model` carries, in its header, the `class_path`/`init_args` that rebuild the
 model and the fields of its card (licence, citation, what the model expects, versions). Loading is
 strict: a missing, unknown or misshapen tensor is an error that names it. Nothing that needs more
-than tensors is unpickled.
+than tensors is unpickled. The recordings that a model was trained on (`Seen`) stay with it: in its
+attribute `seen` and in the file.
 """
 
 from __future__ import annotations
@@ -12,19 +13,28 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import pickle
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from neurofm import cards
 from neurofm.batch import BrainModel, Tokenizer
+from neurofm.io.seen import Seen
+from neurofm.io.tensors import (
+    SEEN,
+    damaged,
+    existing,
+    load_state,
+    read_checkpoint,
+    read_seen,
+    read_tensors,
+    seen_from,
+    seen_tensor,
+)
 
 FORMAT = 1
 _HEADER = "neurofm"
@@ -34,7 +44,8 @@ def save_model(model: nn.Module, path: str | Path, **fields: Any) -> Path:
     """Write a model to one safetensors file, all or nothing.
 
     Args:
-        model: Of a class decorated with `cards.configured`.
+        model: Of a class decorated with `cards.configured`. What it and its parts have `seen` is
+            written with it; the card says how many recordings.
         path: Ends in `.safetensors`.
         fields: What else the file should say, such as `expects` or `license`; plain data. Fields of
             the card the model was loaded from are passed on.
@@ -45,14 +56,18 @@ def save_model(model: nn.Module, path: str | Path, **fields: Any) -> Path:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"save_model: {path} must end in .safetensors.")
+    seen = Seen.of(model)
     card = {
         **getattr(model, "card", {}),
         **fields,
+        "seen": len(seen),
         **cards.spec_of(model),
         "format": FORMAT,
         "versions": {name: _version(name) for name in ("neurofm", "torch")},
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if len(seen):
+        tensors[SEEN] = seen_tensor(seen)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -71,12 +86,12 @@ def read_card(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: Damaged, or not written by `save_model`.
     """
-    path = _existing(path)
+    path = existing(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get(_HEADER)
     except SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
     if header is None:
         raise ValueError(
             f"{path}: holds tensors but no description of a model. If it is a published "
@@ -109,7 +124,8 @@ def load_model(
         trusted: Packages whose classes a file may name.
 
     Returns:
-        The model in evaluation mode; its `card` attribute holds the fields of the card or file.
+        The model in evaluation mode; its `card` attribute holds the fields of the card or file,
+        its `seen` attribute the recordings it was trained on, where the file says so.
 
     Raises:
         FileNotFoundError: No such card or file.
@@ -133,7 +149,8 @@ def load_tokenizer(
 ) -> Tokenizer:
     """A tokenizer by card, file or run, as `load_model`; of a whole model, its tokenizer."""
     found = _load(name, weights=weights, tokenizer=None, trusted=trusted)
-    found = getattr(found, "tokenizer", found)
+    seen, found = Seen.of(found), getattr(found, "tokenizer", found)
+    found.seen = seen
     if not isinstance(found, Tokenizer):
         raise ValueError(f"{name}: holds a {type(found).__name__}, which has no tokenizer.")
     return found
@@ -195,10 +212,11 @@ def _load(
     model.card = _about(card)  # type: ignore[assignment]
     file = weights if weights is not None else card.get("weights")
     if isinstance(file, dict):
-        _check_sha256(_existing(file["file"]), file.get("sha256"))
+        _check_sha256(existing(file["file"]), file.get("sha256"))
         file = file["file"]
     if file is not None:
-        _load_state(model, _read_tensors(_existing(file)), where=str(file))
+        load_state(model, read_tensors(existing(file)), where=str(file))
+        model.seen = read_seen(file)  # type: ignore[assignment]
     return model.eval()
 
 
@@ -217,16 +235,6 @@ class Conversion:
     unused: tuple[str, ...]
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Contents of a training checkpoint, if they are tensors and plain data.
-
-    Raises:
-        FileNotFoundError: No such file.
-        ValueError: Damaged, or it needs more than plain data, which could run code.
-    """
-    return _unpickle(_existing(path))
-
-
 def convert_checkpoint(path: str | Path, model: str, out: str | Path) -> Conversion:
     """Turn a published checkpoint into a file of ours.
 
@@ -238,17 +246,17 @@ def convert_checkpoint(path: str | Path, model: str, out: str | Path) -> Convers
     Raises:
         ValueError: A tensor is missing, unknown or has another shape; the message lists them.
     """
-    source = _existing(path)
+    source = existing(path)
     card = cards.read("models", model)
     built: nn.Module = cards.build(_spec(card))
     rename = getattr(built, "rename_keys", None)
     if rename is None:
         raise ValueError(f"Model {model}: {type(built).__name__} knows no published checkpoint.")
-    tensors = _read_tensors(source)
+    tensors = read_tensors(source)
     renamed = rename(tensors)
     kept = {id(tensor) for tensor in renamed.values()}
     unused = tuple(key for key, tensor in tensors.items() if id(tensor) not in kept)
-    _load_state(built, renamed, where=f"{source} as {model}")
+    load_state(built, renamed, where=f"{source} as {model}")
     built.card = _about(card)  # type: ignore[assignment]
     saved = save_model(built, out, converted_from={"file": source.name, "sha256": sha256(source)})
     return Conversion(saved, tuple(sorted(renamed)), unused)
@@ -263,8 +271,9 @@ def sha256(path: str | Path) -> str:
 def _load_safetensors(path: Path, trusted: tuple[str, ...]) -> nn.Module:
     card = read_card(path)
     model: nn.Module = cards.build(_spec(card), trusted=trusted)
-    _load_state(model, _read_tensors(path), where=str(path))
+    load_state(model, read_tensors(path), where=str(path))
     model.card = _about(card)  # type: ignore[assignment]
+    model.seen = read_seen(path)  # type: ignore[assignment]
     return model.eval()
 
 
@@ -288,7 +297,8 @@ def _load_lightning(path: Path, trusted: tuple[str, ...]) -> nn.Module:
         for key, value in checkpoint["state_dict"].items()
         if key.startswith(prefix)
     }
-    _load_state(model, state, where=str(path))
+    load_state(model, state, where=str(path))
+    model.seen = seen_from(checkpoint.get("seen"), where=str(path))  # type: ignore[assignment]
     return model.eval()
 
 
@@ -298,86 +308,8 @@ def _spec(card: dict[str, Any]) -> dict[str, Any]:
 
 def _about(card: dict[str, Any]) -> dict[str, Any]:
     """The fields of a card that describe a model wherever it goes."""
-    skip = ("class_path", "init_args", "weights", "format", "versions")
+    skip = ("class_path", "init_args", "weights", "format", "versions", "seen")
     return {key: value for key, value in card.items() if key not in skip}
-
-
-def _existing(path: str | Path) -> Path:
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file.")
-    return path
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"{path}: not a complete safetensors file ({error}). {path.stat().st_size} bytes are "
-        "there; copy or download it again."
-    )
-
-
-def _unpickle(path: Path) -> dict[str, Any]:
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{path}: needs more than tensors and plain data to be read, which could run code "
-            f"({reason}). Save its state dict alone, or as safetensors."
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path}: not a readable torch file ({str(error).splitlines()[0]}). "
-            f"{path.stat().st_size} bytes are there; copy or download it again."
-        ) from error
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: holds a {type(loaded).__name__}, expected a dict of tensors.")
-    return loaded
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """A flat dict of tensors from safetensors or a torch pickle."""
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise _damaged(path, error) from error
-    loaded = _unpickle(path)
-    for wrapper in ("state_dict", "module", "model"):
-        if isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-    others = [key for key, value in loaded.items() if not isinstance(value, Tensor)]
-    if others or not loaded:
-        raise ValueError(
-            f"{path}: expected a flat dict of tensors, found other values under {_some(others)}."
-        )
-    return loaded
-
-
-def _load_state(model: nn.Module, state: dict[str, Tensor], *, where: str) -> None:
-    """Load strictly; the error lists what does not fit before anything is changed."""
-    own = model.state_dict()
-    missing = [key for key in own if key not in state]
-    unknown = [key for key in state if key not in own]
-    misshapen = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in own.items()
-        if key in state and state[key].shape != value.shape
-    ]
-    if missing or unknown or misshapen:
-        raise ValueError(
-            f"{where}: does not fit {type(model).__name__} ({len(own)} tensors). "
-            f"Missing {len(missing)}: {_some(missing)}. Unknown {len(unknown)}: {_some(unknown)}. "
-            f"Other shape {len(misshapen)}: {_some(misshapen)}. It belongs to another model or "
-            "size."
-        )
-    model.load_state_dict(state)
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return (", ".join(listed[:most]) or "none") + more
 
 
 def _check_sha256(path: Path, expected: str | None) -> None:

@@ -2,11 +2,15 @@
 
 AdamW with a linear warm-up and a cosine decay, stepped per batch. Parameters with one axis (norms,
 biases) and those a model lists in `no_decay` take no weight decay.
+
+A task keeps what it was trained on (`Seen`, with what its model had seen before) in its
+checkpoints, and says so when it is tested on it.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +22,12 @@ from torch import Tensor, nn
 
 from neurofm.batch import Batch
 from neurofm.cards import build, spec_of
+from neurofm.data.audit import Leak, find_overlap
+from neurofm.data.columns import seen_in
 from neurofm.data.module import BatchLoader
-from neurofm.io.checkpoint import read_checkpoint
+from neurofm.data.rows import Row
+from neurofm.io.seen import Seen, union
+from neurofm.io.tensors import read_checkpoint, seen_from, seen_tensor
 
 
 class Task(lightning.LightningModule):
@@ -48,12 +56,22 @@ class Task(lightning.LightningModule):
         self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
         self.betas = (betas[0], betas[1])
         self.warmup, self.final_lr = warmup, final_lr
+        self.seen = Seen()
+        self._seen_tensor: Tensor | None = None
         self._resume: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Models come loaded in evaluation mode; training needs the other one."""
         if stage == "fit":
             self.train()
+            leaks = self.overlap()
+            if leaks:
+                warnings.warn(
+                    f"{type(self).__name__}: of the test side of these data, {leaks[0].count} "
+                    f"recordings were seen in an earlier training of the model, such as "
+                    f"{leaks[0].example}. A test score on them says little. {leaks[0].remedy}",
+                    stacklevel=2,
+                )
 
     def step(self, batch: Batch, stage: str) -> Tensor:
         """Loss of one batch; logs what is worth a curve as `stage/name`."""
@@ -67,6 +85,47 @@ class Task(lightning.LightningModule):
         """Log the scores of a validation batch."""
         with self._same_draws(batch_idx):
             self.step(batch, "validate")
+
+    def overlap(self) -> list[Leak]:
+        """Recordings of the data module's test side that the model was trained on before."""
+        found = self._rows("test")
+        return [] if found is None else find_overlap(Seen.of(self), *found[:2], by=found[2])
+
+    def _rows(self, side: str) -> tuple[Sequence[Row], Sequence[int], str] | None:
+        """All windows of the data, those of one side, and what the split separates."""
+        data = getattr(self.trainer, "datamodule", None)
+        split = getattr(data, "split", None)
+        if data is not None and split is not None:
+            return data.rows, getattr(split, side), split.by
+        loader = self.trainer.train_dataloader if side == "train" else None
+        if isinstance(loader, BatchLoader):
+            return loader.windows.rows, loader.indices.tolist(), "recording"
+        return None
+
+    def _remember(self) -> None:
+        """From now on the parts that learn have seen the windows of the training side."""
+        found = self._rows("train")
+        if found is None:
+            return
+        self.seen = union([Seen.of(self), seen_in(*found[:2])])
+        self._seen_tensor = seen_tensor(self.seen)
+        for part in self.children():
+            if any(parameter.requires_grad for parameter in part.parameters()):
+                part.seen = self.seen  # type: ignore[assignment]
+
+    def on_test_start(self) -> None:
+        """Say if the test side was seen in training."""
+        self._label("evaluated on")
+
+    def on_predict_start(self) -> None:
+        """Say if the test side was seen in training."""
+        self._label("predicts for")
+
+    def _label(self, what: str) -> None:
+        for leak in self.overlap():
+            warnings.warn(
+                f"{type(self).__name__} {what} data seen in training: {leak}.", stacklevel=3
+            )
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the scores of a test batch."""
@@ -155,6 +214,10 @@ class Task(lightning.LightningModule):
         spec = spec_of(self)
         checkpoint["task"] = spec["class_path"]
         checkpoint["hyper_parameters"] = spec["init_args"]
+        if self._seen_tensor is None and len(Seen.of(self)):
+            self._seen_tensor = seen_tensor(Seen.of(self))
+        if self._seen_tensor is not None:
+            checkpoint["seen"] = self._seen_tensor
         checkpoint["random"] = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             checkpoint["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -170,6 +233,7 @@ class Task(lightning.LightningModule):
                 f"This checkpoint was written by {task}, not by {mine}. To start from its model, "
                 "name it in the recipe by `neurofm.load_model`; `--ckpt_path` resumes one task."
             )
+        self.seen = union([self.seen, seen_from(checkpoint.get("seen"), where="The checkpoint")])
         if self.trainer.state.fn == "fit":
             self._resume = {k: checkpoint[k] for k in ("random", "loader") if k in checkpoint}
 
@@ -194,10 +258,12 @@ class Task(lightning.LightningModule):
         if not isinstance(task, cls):
             raise ValueError(f"{checkpoint_path}: holds a {class_path}, not a {cls.__name__}.")
         task.load_state_dict(checkpoint["state_dict"])
+        task.seen = seen_from(checkpoint.get("seen"), where=str(checkpoint_path))
         return task.eval()
 
     def on_train_start(self) -> None:
-        """When resuming, go on where the checkpoint was taken: next batch, next random number."""
+        """Remember the training side; when resuming, go on at the next batch and random number."""
+        self._remember()
         resume, self._resume = self._resume, {}
         if not resume:
             return

@@ -33,6 +33,9 @@ class Decode(Task):
         lr: Of the readout.
         backbone_lr: Of the model, as a fraction of `lr`.
         label_smoothing: Of the cross-entropy.
+        allow_overlap: Test even if the model has seen recordings of the test side in an earlier
+            training; the scores then come with `test/seen_in_training`, the number of those
+            recordings.
         cache_tokens: Keep the tokens of a frozen tokenizer in memory.
 
     Source of the defaults: BrainOmni's downstream protocol (AdamW 0.9/0.99, weight decay 0.05, head
@@ -49,6 +52,7 @@ class Decode(Task):
         lr: float = 3e-4,
         backbone_lr: float = 0.1,
         label_smoothing: float = 0.1,
+        allow_overlap: bool = False,
         weight_decay: float = 0.05,
         betas: Sequence[float] = (0.9, 0.99),
         warmup: float = 0.1,
@@ -64,11 +68,13 @@ class Decode(Task):
         self.freeze_model = freeze
         self.backbone_lr = backbone_lr
         self.label_smoothing = label_smoothing
+        self.allow_overlap = allow_overlap
         if freeze:
             self.model.requires_grad_(False)
         cached = cache_tokens and has_frozen_tokenizer(self.model)
         self._cache = TokenCache(cast(Any, model).tokenize) if cached else None
-        self._seen: list[tuple[Tensor, Tensor]] = []
+        self._overlap = 0
+        self._scored: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, stage: str) -> None:
         """Compare the number of classes with the data's, and forget tokens of other data."""
@@ -82,6 +88,18 @@ class Decode(Task):
                 f"Decode: n_outputs is {self.n_outputs}, but the data have {given} labels "
                 f"({getattr(data, 'labels', None)}). Make the recipe's two values agree."
             )
+
+    def on_test_start(self) -> None:
+        """Refuse, or label, a test on recordings that the model has seen."""
+        leaks = self.overlap()
+        if leaks and not self.allow_overlap:
+            raise ValueError(
+                f"Decode: {leaks[0].count} recordings of the test side were among those the model "
+                f"was trained on, such as {leaks[0].example}. {leaks[0].remedy} To test all the "
+                "same, with the score labelled: `allow_overlap: true`."
+            )
+        super().on_test_start()
+        self._overlap = sum(leak.count for leak in leaks)
 
     def train(self, mode: bool = True) -> Decode:
         """Training mode, but for a frozen model (dropout and running statistics stay off)."""
@@ -111,13 +129,13 @@ class Decode(Task):
         right = (logits.argmax(1) == batch.y).float().mean()
         self.record({"loss": loss, "accuracy": right}, stage=stage, size=len(batch), bar="accuracy")
         if stage != "train":
-            self._seen.append((logits.detach().argmax(1).cpu(), batch.y.cpu()))
+            self._scored.append((logits.detach().argmax(1).cpu(), batch.y.cpu()))
         return loss
 
     def _balanced(self, stage: str) -> None:
-        predicted = torch.cat([p for p, _ in self._seen])
-        true = torch.cat([y for _, y in self._seen])
-        self._seen = []
+        predicted = torch.cat([p for p, _ in self._scored])
+        true = torch.cat([y for _, y in self._scored])
+        self._scored = []
         score = balanced_accuracy(true.numpy(), predicted.numpy())
         self.log(f"{stage}/balanced_accuracy", float(score), sync_dist=True)
 
@@ -128,6 +146,8 @@ class Decode(Task):
     def on_test_epoch_end(self) -> None:
         """Balanced accuracy over the whole test side."""
         self._balanced("test")
+        if self._overlap:
+            self.log("test/seen_in_training", float(self._overlap), sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Logits, batch x class."""
