@@ -365,6 +365,22 @@ def test_some_channels_leaves_every_window_a_real_one(small, n):
     assert some_channels(batch, 6) is batch
 
 
+def test_some_channels_draws_from_all_of_a_window_beside_a_smaller_one(small):
+    data = small.data()
+    data.setup()
+    batch = data.windows.batch(range(2))
+    mask = torch.tensor([[True] * 6, [True, True, False, False, False, False]])
+    x = torch.arange(6.0).repeat(2, 1).unsqueeze(-1).expand_as(batch.x) + 1
+    batch = replace(batch, channel_mask=mask, x=x * mask.unsqueeze(-1))
+    torch.manual_seed(0)
+    parts = [some_channels(batch, 3) for _ in range(60)]
+    seen = [{int(v) for part in parts for v in part.x[i, :, 0].tolist()} for i in range(2)]
+    assert seen == [{1, 2, 3, 4, 5, 6}, {0, 1, 2}]
+    for part in parts:
+        assert part.channel_mask.sum(1).tolist() == [3, 2]
+        assert torch.equal(part.channel_mask, part.x[:, :, 0] > 0)
+
+
 # Pretrain
 
 

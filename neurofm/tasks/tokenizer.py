@@ -88,19 +88,30 @@ class TrainTokenizer(Task):
 
 
 def some_channels(batch: Batch, n: int) -> Batch:
-    """The batch with `n` of its channels, drawn at random; all of them if there are fewer."""
+    """The batch with `n` of the channels of each window, drawn at random; all if there are fewer.
+
+    Windows without padding keep the same channels. Where windows of different sensors were padded
+    (EEG beside MEG), each draws among its own.
+    """
     count = batch.x.shape[1]
     if n >= count:
         return batch
-    # Channels that are real in every window first, so that no window is left without one.
-    rank = torch.rand(count) + (~batch.channel_mask.all(0)).cpu()
-    chosen = rank.argsort()[:n].to(batch.x.device)
+    together = bool(batch.channel_mask.all())
+    rank = torch.rand(1 if together else len(batch), count)
+    # Padding comes last, so that no window is left without a real channel.
+    chosen = (rank + (~batch.channel_mask).cpu()[: len(rank)]).argsort(1)[:, :n]
+    chosen = chosen.to(batch.x.device)
+    rows = torch.arange(len(batch), device=batch.x.device).unsqueeze(1)
+
+    def pick(value: Tensor) -> Tensor:
+        return value[:, chosen[0]] if together else value[rows, chosen]
+
     return replace(
         batch,
-        x=batch.x[:, chosen],
-        channel_mask=batch.channel_mask[:, chosen],
-        kind=batch.kind[:, chosen],
-        position=batch.position[:, chosen],
-        orientation=batch.orientation[:, chosen],
-        has_position=batch.has_position[:, chosen],
+        x=pick(batch.x),
+        channel_mask=pick(batch.channel_mask),
+        kind=pick(batch.kind),
+        position=pick(batch.position),
+        orientation=pick(batch.orientation),
+        has_position=pick(batch.has_position),
     )
