@@ -349,7 +349,7 @@ def test_a_rate_without_a_short_ratio_keeps_its_clock_through_the_pipeline():
     tone = 100 * np.sin(2 * np.pi * 7.3 * times)[None]
     sensors = Sensors.of_kind(["A1"], Kind.ECOG)
     signal = Signal(
-        tone.astype(np.float32), rate, sensors, (Event(30.5, 0, "x"),), Recording("d", "1")
+        tone.astype(np.float32), rate, sensors, (Event(30.5, 0.0, "x"),), Recording("d", "1")
     )
     result = Resample(256.0)(Notch([60.0])(signal))
     assert abs(result.duration - signal.duration) < 1 / 256

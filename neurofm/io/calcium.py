@@ -42,14 +42,14 @@ class CalciumReader:
         *,
         dataset: str,
         root: Path | str,
-        sfreq: float | Literal["frames"] | None = None,
+        sfreq: float | str | None = None,
         signal: Literal["F", "spks"] = "F",
         neuropil: float = 0.0,
         cells_only: bool = False,
     ) -> None:
         compile_pattern(pattern)
         where = f"CalciumReader of {dataset}"
-        if sfreq is None or (sfreq != "frames" and not (not isinstance(sfreq, str) and sfreq > 0)):
+        if sfreq != "frames" and not (isinstance(sfreq, (int, float)) and sfreq > 0):
             raise ValueError(
                 f"{where}: sfreq is {sfreq!r}. The files do not say their frame rate: set `sfreq` "
                 "in the card's reader, in frames per second, or to `frames` if nobody knows it."

@@ -29,14 +29,14 @@ class Track:
 
     Args:
         name: Of the channel it becomes.
-        times: Seconds, ascending, on the clock of the spikes.
-        values: One per time; NaN where it was not measured.
+        times: float64 seconds, ascending, on the clock of the spikes.
+        values: float64, one per time; NaN where it was not measured.
         unit: In words, such as "pixel".
     """
 
     name: str
-    times: Float[np.ndarray, " sample"]
-    values: Float[np.ndarray, " sample"]
+    times: np.ndarray
+    values: np.ndarray
     unit: str = ""
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ class SpikeTrains:
         details: As in `Signal`.
     """
 
-    times: tuple[Float[np.ndarray, " spike"], ...]
+    times: tuple[np.ndarray, ...]
     names: tuple[str, ...]
     start: float
     stop: float
