@@ -62,6 +62,12 @@ COMMANDS: dict[str, Command] = {
         "what a recording, a folder or a corpus holds, and what is wrong with it",
         "neurofm check eegmmidb",
     ),
+    "audit": Command(
+        "neurofm.cli.audit",
+        _LOOK,
+        "what leaks between training and test in a table of windows or recordings",
+        "neurofm audit windows.csv --by subject",
+    ),
     "list": Command(
         "neurofm.cli.cards",
         _CARDS,
@@ -82,6 +88,18 @@ COMMANDS: dict[str, Command] = {
         _PREPARE,
         "filter and resample a corpus once, into a store that training reads",
         "neurofm prepare eegmmidb",
+    ),
+    "verify": Command(
+        "neurofm.cli.verify",
+        _PREPARE,
+        "read every byte of a store; find what is damaged and prepare that again",
+        "neurofm verify eegmmidb",
+    ),
+    "store": Command(
+        "neurofm.cli.store",
+        _PREPARE,
+        "what prepared stores hold, what can go, how and from what they were made",
+        "neurofm store du",
     ),
     "convert": Command(
         "neurofm.cli.convert",
