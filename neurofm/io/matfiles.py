@@ -9,31 +9,23 @@ Axes: channel time.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from neurofm.io.arrays import ARBITRARY
+from neurofm.io.contacts import metres_per
 from neurofm.io.electrodes import positions_of, standard_name
-from neurofm.io.matlab import find, read_mat
+from neurofm.io.matlab import find, fitting, flat, keys_of, open_mat, text_of
+from neurofm.io.pieces import Piece, changes, joined
 from neurofm.io.quality import listed, matches
 from neurofm.io.readers import compile_pattern, find_recordings, path_of
 from neurofm.io.rules import same_entity
-from neurofm.types import Event, Recording, Sensors, Signal
+from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import UNITS, Kind, si_factor
-
-EDGE = "EDGE boundary"
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """One stretch without a gap: channel x time as stored, and its events in samples."""
-
-    data: np.ndarray
-    marks: list[tuple[float, float, str]]  # onset and duration in samples, label
 
 
 class MatReader:
@@ -45,19 +37,27 @@ class MatReader:
         root: Folder of the corpus.
         records: Path of the variable, structure or cell that holds one piece of recording; "" is
             the file itself.
-        data: Path of the array inside a record; "" if the record is the array.
-        axes: What the axes of the array are: "channel", "time"; any other names are trials.
+        data: Path of the array inside a record, "" if the record is the array; or for one array
+            per class a mapping of paths to labels, which then name the events.
+        axes: What the axes of the array are: "channel", "time"; any other names are trials. With
+            "time" alone, every variable that fits `data` is one channel.
         sfreq: Hz, or its path inside a record (or the file).
-        channels: Names in the order of the array, or their path inside a record (or the file).
+        channels: Names in the order of the array, or their path inside a record (or the file); not
+            needed where every channel is a variable with a name.
         kinds: Channel name or wildcard -> kind; the others are `kind`.
         kind: Kind of the channels `kinds` does not name.
         exclude: Names or wildcards of channels to leave out.
-        unit: What the numbers are.
+        unit: What the numbers are, or "arbitrary" as for `ArrayReader`.
         montage: MNE template for the positions of EEG channels.
         onsets: Path inside a record of the sample at which each event starts, the first being 1.
-        labels: Path inside a record of one label per event, or per piece or trial; or the labels
-            themselves in the order of pieces; or per session as a mapping of such lists.
+        labels: Path inside a record (or the file) of one label per event, or per piece or trial; or
+            the labels themselves in the order of pieces; or per session such a list.
         label_axis: Name of the axis whose index, from 1, is the label of a trial.
+        subjects: Path of the number of a person for each channel, where a file holds many people:
+            each becomes a recording.
+        positions: Path of the coordinates, channel x 3.
+        position_unit: Their unit.
+        frame: Their space.
         trigger: Name of a channel, or path inside a record of a signal: its stretches of one value
             other than 0 are events, that value the label.
     """
@@ -69,10 +69,10 @@ class MatReader:
         dataset: str,
         root: Path | str,
         records: str = "",
-        data: str = "",
+        data: str | Mapping[str, str] = "",
         axes: Sequence[str] = ("channel", "time"),
         sfreq: float | str,
-        channels: Sequence[str] | str,
+        channels: Sequence[str] | str | None = None,
         kinds: Mapping[str, str] | None = None,
         kind: str = "eeg",
         exclude: Sequence[str] = (),
@@ -82,12 +82,19 @@ class MatReader:
         labels: str | Sequence[str | int] | Mapping[Any, Sequence[str | int]] | None = None,
         label_axis: str | None = None,
         trigger: str | None = None,
+        subjects: str | None = None,
+        positions: str | None = None,
+        position_unit: str = "mm",
+        frame: str = "head",
     ) -> None:
         compile_pattern(pattern)
-        if axes.count("time") != 1 or axes.count("channel") != 1 or len(set(axes)) < len(axes):
+        single = list(axes) == ["time"]
+        if len(set(axes)) < len(axes) or not (single or {"channel", "time"} <= set(axes)):
             raise ValueError(
                 f"{dataset}: axes {list(axes)} need `channel` and `time` once and no name twice."
             )
+        if channels is None and not single:
+            raise ValueError(f"{dataset}: `channels` must name the channels of an array.")
         if label_axis is not None and label_axis not in set(axes) - {"channel", "time"}:
             raise ValueError(f"{dataset}: label_axis {label_axis!r} is not a trial axis of {axes}.")
         self.pattern = pattern
@@ -97,7 +104,7 @@ class MatReader:
         self.data = data
         self.axes = tuple(axes)
         self.sfreq = sfreq
-        self.channels = channels if isinstance(channels, str) else tuple(channels)
+        self.channels = channels
         self.kinds = dict(kinds or {})
         self.kind = Kind[kind.upper()]
         self.exclude = tuple(exclude)
@@ -107,10 +114,22 @@ class MatReader:
         self.labels = labels
         self.label_axis = label_axis
         self.trigger = trigger
+        self.subjects = subjects
+        self.positions = positions
+        self.metres = metres_per(position_unit, where=dataset)
+        self.frame = frame
 
     def recordings(self) -> list[Recording]:
-        """All recordings, without opening a file."""
-        return find_recordings(self.root, self.pattern, dataset=self.dataset)
+        """All recordings; files are opened only where they hold several people."""
+        found = find_recordings(self.root, self.pattern, dataset=self.dataset)
+        if self.subjects is None:
+            return found
+        every = []
+        for recording in found:
+            with open_mat(path_of(recording)) as file:
+                owners = [text_of(value) for value in flat(find(file, self.subjects))]
+            every += [replace(recording, subject=name) for name in dict.fromkeys(owners)]
+        return every
 
     def load(self, recording: Recording) -> Signal:
         """One recording in working units.
@@ -118,28 +137,55 @@ class MatReader:
         Raises:
             ValueError: A variable the card names is missing or has another shape.
         """
-        path = path_of(recording)
-        file = read_mat(path)
+        with open_mat(path_of(recording)) as file:
+            return self._signal(recording, file)
+
+    def slabs(self, recording: Recording, *, max_bytes: int) -> Iterator[Signal]:
+        """As `Corpus.slabs`: in groups where every channel is a variable of its own, else whole."""
+        with open_mat(path_of(recording)) as file:
+            record = self._records(file, path_of(recording))[0]
+            names = [] if "channel" in self.axes else self._names(record, file, path_of(recording))
+            if not names:
+                yield self._signal(recording, file)
+                return
+            length = np.size(self._variables(record, names[:1], path_of(recording)))
+            group = max(int(max_bytes // (np.dtype(np.float32).itemsize * max(length, 1))), 1)
+            for first in range(0, len(names), group):
+                yield self._signal(recording, file, only=names[first : first + group])
+
+    def _records(self, file: Mapping[str, Any], path: Path) -> list[Any]:
         records = find(file, self.records)
         if not records:
             raise ValueError(
                 f"{path}: no variable fits {self.records!r}; there are {listed(list(file))}. "
                 "Correct `records` in the card's reader."
             )
+        return records
+
+    def _signal(
+        self, recording: Recording, file: Mapping[str, Any], *, only: Sequence[str] | None = None
+    ) -> Signal:
+        path = path_of(recording)
+        records = self._records(file, path)
         sfreq = float(np.ravel(self._value(self.sfreq, records[0], file, path))[0])
-        names = self._names(records[0], file, path)
+        names = list(only) if only is not None else self._names(records[0], file, path)
         labels = self._given_labels(recording)
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []
         for record in records:
-            pieces += self._pieces(record, path, names, labels, first=len(pieces))
+            pieces += self._pieces(record, file, path, names, labels, first=len(pieces))
         if not pieces:
             raise ValueError(f"{path}: the records under {self.records!r} hold no samples.")
-        data, events = _joined(pieces, sfreq)
+        data, events = joined(pieces, sfreq)
         chosen = [i for i, name in enumerate(names) if not matches(name, self.exclude)]
-        sensors = self._sensors([names[i] for i in chosen])
-        factor = si_factor(self.unit, where=str(path))
-        per_si = np.array([UNITS[Kind(int(kind))].per_si for kind in sensors.kind])
-        scale = np.where(sensors.kind == Kind.OTHER, 1.0, factor * per_si).astype(np.float32)
+        if self.subjects is not None:
+            owners = [text_of(value) for value in flat(find(file, self.subjects))]
+            chosen = [i for i in chosen if owners[i] == recording.subject]
+        sensors = self._sensors([names[i] for i in chosen], self._positions(file, chosen, path))
+        scale = np.ones(len(chosen), dtype=np.float32)
+        if self.unit != ARBITRARY:
+            factor = si_factor(self.unit, where=str(path))
+            per_si = np.array([UNITS[Kind(int(kind))].per_si for kind in sensors.kind])
+            scale = np.where(sensors.kind == Kind.OTHER, 1.0, factor * per_si).astype(np.float32)
         return Signal(
             data=data[chosen].astype(np.float32) * scale[:, None],
             sfreq=sfreq,
@@ -147,6 +193,7 @@ class MatReader:
             events=events,
             recording=recording,
             history=(f"read {path.name}",),
+            details={"unit": ARBITRARY} if self.unit == ARBITRARY else {},
         )
 
     def _value(self, given: Any, record: Any, file: Mapping[str, Any], path: Path) -> Any:
@@ -158,18 +205,41 @@ class MatReader:
             if found:
                 return found[0] if len(found) == 1 else found
         raise ValueError(
-            f"{path}: nothing at {given!r}; there is {listed(_keys(record) or list(file))}. "
+            f"{path}: nothing at {given!r}; there is {listed(keys_of(record) or list(file))}. "
             "Correct the card's reader."
         )
 
     def _names(self, record: Any, file: Mapping[str, Any], path: Path) -> list[str]:
-        value = self._value(self.channels, record, file, path)
-        names = [str(name).strip() for name in _flat(value)]
+        if self.channels is None:
+            names = [name for group in self._groups(record) for name in group[1]]
+        else:
+            value = self._value(self.channels, record, file, path)
+            names = [str(name).strip() for name in flat(value)]
         if self.montage:
             names = [standard_name(name, self.montage) for name in names]
         if len(set(names)) < len(names):
             raise ValueError(f"{path}: channel names appear twice: {listed(names)}.")
+        if not names:
+            raise ValueError(f"{path}: no variable fits {self.data!r}; correct `data` in the card.")
         return names
+
+    def _groups(self, record: Any) -> list[tuple[Mapping[str, Any], list[str]]]:
+        """Where the variables of single channels are, and their names."""
+        parent, _, pattern = str(self.data).rpartition(".")
+        groups = [group for group in find(record, parent) if isinstance(group, Mapping)]
+        return [(group, fitting(group, pattern)) for group in groups]
+
+    def _variables(self, record: Any, names: Sequence[str], path: Path) -> np.ndarray:
+        """The channels of these names, one variable each: channel x time."""
+        rows = []
+        for name in names:
+            row = next((g[name] for g, found in self._groups(record) if name in found), None)
+            if not isinstance(row, np.ndarray) or row.size != max(row.shape, default=0):
+                raise ValueError(f"{path}: {name} is not one row of numbers.")
+            rows.append(row.ravel())
+        if len({len(row) for row in rows}) > 1:
+            raise ValueError(f"{path}: the channels have different lengths.")
+        return np.stack(rows)
 
     def _given_labels(self, recording: Recording) -> list[str] | None:
         """Labels the card itself lists, of this recording's session if they differ."""
@@ -181,60 +251,81 @@ class MatReader:
     def _pieces(
         self,
         record: Any,
+        file: Mapping[str, Any],
         path: Path,
         names: Sequence[str],
         labels: Sequence[str] | None,
         *,
         first: int,
-    ) -> list[_Piece]:
-        arrays = find(record, self.data)
-        if len(arrays) != 1 or not isinstance(arrays[0], np.ndarray):
-            raise ValueError(
-                f"{path}: {self.data or 'the record'!r} is not one array in a record that has "
-                f"{listed(_keys(record))}. Correct `data` in the card's reader."
-            )
-        array = arrays[0]
-        if array.size == 0:
-            return []
-        if array.ndim < len(self.axes):  # MATLAB drops trailing axes of length 1
-            array = array.reshape(array.shape + (1,) * (len(self.axes) - array.ndim))
-        if array.ndim != len(self.axes) or array.dtype.kind not in "iuf":
-            raise ValueError(
-                f"{path}: an array of shape {array.shape} and type {array.dtype}, the card's axes "
-                f"are {', '.join(self.axes)}."
-            )
-        if array.shape[self.axes.index("channel")] != len(names):
-            raise ValueError(
-                f"{path}: {array.shape[self.axes.index('channel')]} channels in an array of shape "
-                f"{array.shape}, {len(names)} names in the card. Correct `axes` or `channels`."
-            )
-        trials = [name for name in self.axes if name not in ("channel", "time")]
-        order = [self.axes.index(name) for name in (*trials, "channel", "time")]
-        stacked = np.transpose(array, order)
-        shape = stacked.shape[: len(trials)]
-        every = stacked.reshape(-1, *stacked.shape[-2:])
-        own = None if labels is not None else self._own_labels(record)
-        pieces = []
+    ) -> list[Piece]:
+        """The pieces of one record, `first` of which came before."""
+        if isinstance(self.data, Mapping):
+            found: list[Piece] = []
+            for where, word in self.data.items():
+                for piece in self._trials(record, path, names, where)[0]:
+                    marks = self._marks(record, piece, names, path, None)
+                    found.append(Piece(piece, [(on, off, word) for on, off, _ in marks]))
+            return found
+        every, shape, trials = self._trials(record, path, names, self.data)
+        own, shared = (None, 0) if labels is not None else self._own_labels(record, file, first)
+        found = []
         for i, values in enumerate(every):
             marks = self._marks(record, values, names, path, own)
             if self.onsets is None and self.trigger is None:
-                label = None
+                label: str | None = None
                 if self.label_axis is not None:
                     label = str(np.unravel_index(i, shape)[trials.index(self.label_axis)] + 1)
                 elif labels is not None:
                     label = _nth(labels, first + i, path)
                 elif own is not None:
-                    label = _nth(own, i, path)
+                    label = _nth(own, shared + i, path)
                 if label is not None:
                     marks = [(0.0, float(values.shape[-1]), label)]
-            pieces.append(_Piece(values, marks))
-        return pieces
+            found.append(Piece(values, marks))
+        return found
 
-    def _own_labels(self, record: Any) -> list[str] | None:
+    def _trials(
+        self, record: Any, path: Path, names: Sequence[str], where: str
+    ) -> tuple[np.ndarray, tuple[int, ...], list[str]]:
+        """Trial x channel x time, the lengths of the trial axes and their names."""
+        single = "channel" not in self.axes
+        axes = ("channel", "time") if single else self.axes
+        arrays = [self._variables(record, names, path)] if single else find(record, where)
+        if len(arrays) != 1 or not isinstance(arrays[0], np.ndarray):
+            raise ValueError(
+                f"{path}: {where or 'the record'!r} is not one array in a record that has "
+                f"{listed(keys_of(record))}. Correct `data` in the card's reader."
+            )
+        array = arrays[0]
+        if array.ndim < len(axes):  # MATLAB drops trailing axes of length 1
+            array = array.reshape(array.shape + (1,) * (len(axes) - array.ndim))
+        if array.ndim != len(axes) or array.dtype.kind not in "iuf":
+            raise ValueError(
+                f"{path}: an array of shape {array.shape} and type {array.dtype}, the card's axes "
+                f"are {', '.join(axes)}."
+            )
+        trials = [name for name in axes if name not in ("channel", "time")]
+        stacked = np.transpose(array, [axes.index(n) for n in (*trials, "channel", "time")])
+        if array.size == 0:
+            return np.zeros((0, len(names), 0)), (0,), trials
+        if stacked.shape[-2] != len(names):
+            raise ValueError(
+                f"{path}: {stacked.shape[-2]} channels in an array of shape {array.shape}, "
+                f"{len(names)} names in the card. Correct `axes` or `channels`."
+            )
+        return stacked.reshape(-1, *stacked.shape[-2:]), stacked.shape[: len(trials)], trials
+
+    def _own_labels(
+        self, record: Any, file: Mapping[str, Any], first: int
+    ) -> tuple[list[str] | None, int]:
+        """Labels at their path, and how many of them belong to pieces before this record."""
         if not isinstance(self.labels, str):
-            return None
-        found = find(record, self.labels)
-        return [_label(value) for value in _flat(found)] if found else None
+            return None, 0
+        for place, before in ((record, 0), (file, first)):
+            values = flat(find(place, self.labels))
+            if values:
+                return [text_of(value) for value in values], before
+        return None, 0
 
     def _marks(
         self,
@@ -245,13 +336,13 @@ class MatReader:
         own: Sequence[str] | None,
     ) -> list[tuple[float, float, str]]:
         if self.onsets is not None:
-            starts = np.ravel(np.asarray(_flat(find(record, self.onsets)), dtype=np.float64))
-            if own is not None and len(own) != len(starts):
+            starts = np.ravel(np.asarray(flat(find(record, self.onsets)), dtype=np.float64))
+            if own and len(own) != len(starts):
                 raise ValueError(
                     f"{path}: {len(starts)} values at {self.onsets!r}, {len(own)} at "
                     f"{self.labels!r}; expected one label for each onset."
                 )
-            named = own if own is not None else ["event"] * len(starts)
+            named = own or ["event"] * len(starts)  # test runs may come without labels
             return [
                 (start - 1, 0.0, label)
                 for start, label in zip(starts.tolist(), named, strict=True)
@@ -261,7 +352,7 @@ class MatReader:
             if self.trigger in names:
                 steps = values[list(names).index(self.trigger)]
             else:
-                steps = np.ravel(np.asarray(_flat(find(record, self.trigger)), dtype=np.float64))
+                steps = np.ravel(np.asarray(flat(find(record, self.trigger)), dtype=np.float64))
             if len(steps) != values.shape[-1]:
                 raise ValueError(
                     f"{path}: {len(steps)} values at {self.trigger!r}, the signal has "
@@ -270,39 +361,29 @@ class MatReader:
             return changes(steps)
         return []
 
-    def _sensors(self, names: Sequence[str]) -> Sensors:
+    def _positions(
+        self, file: Mapping[str, Any], chosen: Sequence[int], path: Path
+    ) -> np.ndarray | None:
+        if self.positions is None:
+            return None
+        found = find(file, self.positions)
+        if len(found) != 1 or np.ndim(found[0]) != 2 or np.shape(found[0])[1] != 3:
+            raise ValueError(f"{path}: {self.positions!r} is not one array of channel x 3.")
+        position = np.asarray(found[0], dtype=np.float64)[list(chosen)] * self.metres
+        position[~np.isfinite(position).all(axis=1)] = np.nan
+        return position
+
+    def _sensors(self, names: Sequence[str], position: np.ndarray | None) -> Sensors:
         kind = np.full(len(names), self.kind, dtype=np.int8)
         for i, name in enumerate(names):
             word = next((w for p, w in self.kinds.items() if matches(name, [p])), None)
             kind[i] = kind[i] if word is None else Kind[word.upper()]
-        position = np.full((len(names), 3), np.nan)
+        if position is None:
+            position = np.full((len(names), 3), np.nan)
         if self.montage:
             eeg = np.flatnonzero(kind == Kind.EEG)
             position[eeg] = positions_of([names[int(i)] for i in eeg], self.montage)
-        return Sensors(tuple(names), kind, position, np.zeros((len(names), 3)))
-
-
-def changes(steps: np.ndarray) -> list[tuple[float, float, str]]:
-    """Onset and length in samples and value of every stretch of one value other than 0."""
-    steps = np.nan_to_num(np.asarray(steps, dtype=np.float64))
-    edges = np.r_[0, np.flatnonzero(np.diff(steps)) + 1, len(steps)]
-    return [
-        (float(start), float(stop - start), f"{steps[start]:g}")
-        for start, stop in itertools.pairwise(edges)
-        if stop > start and steps[start] != 0
-    ]
-
-
-def _joined(pieces: Sequence[_Piece], sfreq: float) -> tuple[np.ndarray, tuple[Event, ...]]:
-    events, start = [], 0
-    for piece in pieces:
-        if start:
-            events.append(Event(start / sfreq, 0.0, EDGE))
-        for onset, length, label in piece.marks:
-            events.append(Event((start + onset) / sfreq, length / sfreq, label))
-        start += piece.data.shape[-1]
-    data = np.concatenate([piece.data for piece in pieces], axis=1)
-    return data, tuple(sorted(events, key=lambda event: event.onset))
+        return Sensors(tuple(names), kind, position, np.zeros((len(names), 3)), self.frame)
 
 
 def _nth(labels: Sequence[str], i: int, path: Path) -> str:
@@ -312,20 +393,3 @@ def _nth(labels: Sequence[str], i: int, path: Path) -> str:
             "the card's reader."
         )
     return labels[i]
-
-
-def _label(value: Any) -> str:
-    return value if isinstance(value, str) else f"{float(value):g}"
-
-
-def _keys(record: Any) -> list[str]:
-    return list(record) if isinstance(record, Mapping) else []
-
-
-def _flat(value: Any) -> list[Any]:
-    """The single values in nested lists and arrays."""
-    if isinstance(value, (list, tuple)):
-        return [item for part in value for item in _flat(part)]
-    if isinstance(value, np.ndarray):
-        return [item for part in value.ravel().tolist() for item in _flat(part)]
-    return [value]

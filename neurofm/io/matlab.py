@@ -1,7 +1,8 @@
 """Variables of MATLAB files (version 5 and 7.3) and of plain HDF5 as dicts, lists and arrays.
 
 A path to a variable is names joined by dots ("eeg.imagery_left"). Each may be a wildcard
-("*_eeg*"), and cells on the way are walked through.
+("*_eeg*"), and cells on the way are walked through. Attributes of HDF5 groups are members called
+`@name`.
 
 Source: scipy.io for version 5; version 7.3 is HDF5 with the axes of every array reversed.
 """
@@ -10,7 +11,8 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,6 @@ from neurofm.compat import optional
 from neurofm.io.integrity import check_file
 
 _HDF5 = b"\x89HDF"
-_NESTED = 12  # deeper structures than any corpus has
 
 
 def find(tree: Any, path: str) -> list[Any]:
@@ -35,8 +36,12 @@ def find(tree: Any, path: str) -> list[Any]:
     if not isinstance(tree, Mapping):
         return []
     head, _, rest = path.partition(".")
-    names = sorted((name for name in tree if fnmatch.fnmatchcase(name, head)), key=_natural)
-    return [item for name in names for item in find(tree[name], rest)]
+    return [item for name in fitting(tree, head) for item in find(tree[name], rest)]
+
+
+def fitting(tree: Mapping[str, Any], pattern: str) -> list[str]:
+    """Names in a mapping that fit a wildcard, numbers in them in their order."""
+    return sorted((name for name in tree if fnmatch.fnmatchcase(name, pattern)), key=_natural)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -44,19 +49,23 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
 
 
-def read_mat(path: Path) -> dict[str, Any]:
-    """Variables of a MATLAB file or HDF5 file: structures as dicts, cells as lists, else arrays.
+@contextmanager
+def open_mat(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Variables of a MATLAB or HDF5 file: structures as mappings, cells as lists, else arrays.
+
+    Inside the block, what an HDF5 file holds is read when it is asked for.
 
     Raises:
         ValueError: Not a MATLAB or HDF5 file, or damaged.
     """
     check_file(path)
-    with path.open("rb") as file:
-        start = file.read(4)
     try:
-        if start == _HDF5 or _is_hdf5(path):
-            return _read_hdf5(path)
-        return _read_version5(path)
+        if _is_hdf5(path):
+            h5py = optional("h5py")
+            with h5py.File(path, "r") as file:
+                yield _Group(h5py, file, file)
+        else:
+            yield _read_version5(path)
     except (OSError, KeyError, IndexError, TypeError, NotImplementedError) as error:
         raise ValueError(
             f"{path}: not a MATLAB file, or damaged ({type(error).__name__}: {error}). Fetch it "
@@ -67,15 +76,16 @@ def read_mat(path: Path) -> dict[str, Any]:
 def _is_hdf5(path: Path) -> bool:
     """Version 7.3 files have a header of 512 bytes in front."""
     with path.open("rb") as file:
+        start = file.read(4)
         file.seek(512)
-        return file.read(4) == _HDF5
+        return _HDF5 in (start, file.read(4))
 
 
 def _read_version5(path: Path) -> dict[str, Any]:
     import scipy.io
 
     try:
-        found = scipy.io.loadmat(path, simplify_cells=True, mat_dtype=False)
+        found = scipy.io.loadmat(path, simplify_cells=True)
     except (scipy.io.matlab.MatReadError, ValueError, EOFError) as error:
         raise ValueError(
             f"{path}: not a MATLAB file, or damaged ({error}). Fetch it again."
@@ -87,6 +97,8 @@ def _plain(value: Any) -> Any:
     """scipy's nested values: arrays of objects become lists."""
     if isinstance(value, dict):
         return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
     if isinstance(value, np.ndarray) and value.dtype == object:
         return [_plain(item) for item in value.ravel(order="F").tolist()]
     if isinstance(value, np.ndarray) and value.dtype.kind == "U":
@@ -94,30 +106,64 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read_hdf5(path: Path) -> dict[str, Any]:
-    h5py = optional("h5py")
-    with h5py.File(path, "r") as file:
-        return {k: _from_hdf5(h5py, file, v) for k, v in file.items() if k != "#refs#"}
+class _Group(Mapping[str, Any]):
+    """A group of an HDF5 file whose members are read on access."""
+
+    def __init__(self, h5py: Any, file: Any, group: Any) -> None:
+        self._h5py, self._file, self._group = h5py, file, group
+
+    def __getitem__(self, name: str) -> Any:
+        if name.startswith("@"):
+            value = self._group.attrs[name[1:]]
+            return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        return _value(self._h5py, self._file, self._group[name])
+
+    def __iter__(self) -> Iterator[str]:
+        names = [name for name in self._group if name != "#refs#"]
+        return iter([*names, *(f"@{name}" for name in self._group.attrs)])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
-def _from_hdf5(h5py: Any, file: Any, item: Any, depth: int = 0) -> Any:
-    if depth > _NESTED:
-        raise ValueError(f"{file.filename}: structures nested more than {_NESTED} deep.")
+def _value(h5py: Any, file: Any, item: Any) -> Any:
     if isinstance(item, h5py.Group):
-        return {name: _from_hdf5(h5py, file, child, depth + 1) for name, child in item.items()}
+        return _Group(h5py, file, item)
     matlab = item.attrs.get("MATLAB_class")
     if item.attrs.get("MATLAB_empty"):
         return np.zeros(0)
+    if item.dtype == h5py.ref_dtype:
+        # Axes are reversed, so that rows here are columns in MATLAB.
+        return [_value(h5py, file, file[cell]) for cell in np.ravel(item[()]).tolist()]
     value = item[()]
-    if isinstance(value, h5py.Reference) or getattr(value, "dtype", None) == h5py.ref_dtype:
-        cells = np.ravel(value).tolist()  # reversed axes, so rows here are columns in MATLAB
-        return [_from_hdf5(h5py, file, file[cell], depth + 1) for cell in cells]
     if matlab in (b"char", "char"):
         return "".join(chr(int(code)) for code in np.ravel(value))
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if not isinstance(value, np.ndarray):
         return value
-    if value.dtype.kind == "O":
-        return [v.decode() if isinstance(v, bytes) else v for v in value.ravel().tolist()]
+    if value.dtype.kind in "OS":
+        texts = value.ravel().tolist()
+        return [t.decode("utf-8", "replace") if isinstance(t, bytes) else t for t in texts]
     return value.T if matlab is not None else value
+
+
+def text_of(value: Any) -> str:
+    """A label as text: 2.0 is "2"."""
+    return value if isinstance(value, str) else f"{float(value):g}"
+
+
+def keys_of(record: Any) -> list[str]:
+    """Names in a structure; none in anything else."""
+    return list(record) if isinstance(record, Mapping) else []
+
+
+def flat(value: Any) -> list[Any]:
+    """The single values in nested lists and arrays, and in a text with commas."""
+    if isinstance(value, str) and "," in value:
+        return [part.strip() for part in value.split(",")]
+    if isinstance(value, (list, tuple)):
+        return [item for part in value for item in flat(part)]
+    if isinstance(value, np.ndarray):
+        return [item for part in value.ravel().tolist() for item in flat(part)]
+    return [value]
