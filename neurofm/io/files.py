@@ -73,14 +73,23 @@ def remove_partial(folder: Path) -> int:
         host, _, process = path.name.removesuffix(".partial").rpartition("-")
         if not process.isdigit() or not host.endswith(f".{socket.gethostname()}"):
             continue
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
+        if not _alive(int(process)):
             path.unlink(missing_ok=True)
             removed += 1
-        except PermissionError:
-            continue
     return removed
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    with suppress(OSError):  # Linux: dead, but nobody has asked for its exit code (containers)
+        state = Path(f"/proc/{process}/stat").read_bytes().rpartition(b") ")[2]
+        return not state.startswith(b"Z")
+    return True
 
 
 def write_document(path: Path, document: dict[str, Any]) -> None:
@@ -114,6 +123,16 @@ def parse_document(raw: bytes, where: str) -> dict[str, Any]:
     return document
 
 
+def document_head(raw: bytes) -> int | None:
+    """The checksum that the first bytes of a document carry, None if it is none."""
+    digits = raw[_CHECKSUM_AT : _CHECKSUM_AT + 8]
+    try:
+        check = int(digits, 16)
+    except ValueError:
+        return None
+    return check if check >= 0 and raw[:_HEAD_LENGTH] == _HEAD % check else None
+
+
 def document_checksum(path: Path | str) -> tuple[int, int]:
     """Size of a document and the checksum that it carries, without reading the rest.
 
@@ -126,12 +145,8 @@ def document_checksum(path: Path | str) -> tuple[int, int]:
         size = os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)
-    digits = head[_CHECKSUM_AT : _CHECKSUM_AT + 8]
-    try:
-        check = int(digits, 16)
-    except ValueError:
-        check = -1
-    if head != _HEAD % max(check, 0) or check < 0:
+    check = document_head(head)
+    if check is None:
         raise OSError(f"{path}: damaged, it does not begin as documents do.")
     return size, check
 

@@ -223,6 +223,11 @@ class Index:
         """Samples per block of recording `i`."""
         return int(self.arrays["block"][i])
 
+    def document_stamp(self, i: int) -> tuple[int, int]:
+        """Size and checksum of the document from which row `i` was made."""
+        a = self.arrays
+        return int(a["document_bytes"][i]), int(a["document_crc32c"][i])
+
     def recording(self, i: int) -> Recording:
         """Entities of recording `i`."""
         tables = self.columns.tables

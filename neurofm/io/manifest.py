@@ -312,11 +312,15 @@ def seal(
 
 def _previous(store: Path) -> tuple[dict[str, Any], Index | None]:
     """Manifest and index as they are; what is damaged is written anew, so it counts as absent."""
-    manifest: dict[str, Any] = {}
     with suppress(OSError, ValueError):
-        manifest = read_document(store / MANIFEST)
         return read_manifest(LocalFiles(store), str(store))
-    return manifest, None
+    with suppress(OSError, ValueError):
+        return read_document(store / MANIFEST), None
+    for file in sorted(store.glob("index-*.bin"), key=lambda file: -file.stat().st_mtime_ns):
+        with suppress(OSError, ValueError):  # it says how the store was prepared as well
+            index = load(read_whole(LocalFiles(store), file.name), str(file))
+            return {"about": index.about}, index
+    return {}, None
 
 
 def _rows(
@@ -343,8 +347,8 @@ def _rows(
                 if digest not in sensors and digest not in sets:
                     sets[digest] = _sensors(record["sensors"])
                 row = _row(record, digest, check, size)
-        except OSError:
-            continue  # damaged or just removed: prepare makes it again
+        except (OSError, KeyError, TypeError, ValueError):
+            continue  # damaged, of another version, or just removed: prepare makes it again
         name = row.recording.id
         rank = (key in current, key in had, file.stat().st_mtime_ns)
         if name not in chosen or rank > chosen[name][0]:

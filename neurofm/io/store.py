@@ -33,7 +33,7 @@ from neurofm.io.index import Columns
 from neurofm.io.manifest import Entries, SensorSets, read_manifest
 from neurofm.io.remote import RemoteFiles, is_remote
 from neurofm.shapes import Float
-from neurofm.types import Signal
+from neurofm.types import Recording, Signal
 
 _REMEMBERED = 1 << 15  # files whose layout is kept: about 20 MB
 
@@ -308,6 +308,19 @@ class Store:
             count = (stop - 1) // layout.n_samples + 1 - first
             ranges.append((name, first * layout.stride, count * layout.stride))
         self.source.prefetch(ranges)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """Key of every recording."""
+        return self._index.pools["key"]
+
+    def recording(self, i: int) -> Recording:
+        """Entities of recording `i`, without making its entry."""
+        return self._index.recording(i)
+
+    def document_stamp(self, i: int) -> tuple[int, int]:
+        """Size and checksum of recording `i`'s document when the store was sealed."""
+        return self._index.document_stamp(i)
 
     def _open(self, i: int) -> tuple[str, Layout]:
         """Name and layout of a recording's file, whose size must be what the index says."""
