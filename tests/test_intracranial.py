@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurofm.data import Notch, Resample
-from neurofm.io import ArrayReader, open_corpus, read_electrodes
+from neurofm.io import ArrayReader, Corpus, open_corpus, open_path, read_electrodes
 from neurofm.io.contacts import (
     Contact,
     depth_problem,
@@ -114,6 +114,35 @@ def test_depth_contacts_typed_eeg_are_reported_and_scalp_electrodes_are_not():
     scalp = ["Fp1", "Fp2", "F3", "F4", "C3", "C4", "P3", "P4", "O1", "O2", "F7", "F8", "A1", "A2"]
     assert depth_problem(named(scalp)) is None
     assert depth_problem(named([f"C{i}" for i in range(1, 7)])) is None
+    caps = (
+        [f"{letter}{i}" for letter in "AB" for i in range(1, 33)],
+        [f"E{i}" for i in range(1, 129)],
+    )
+    assert depth_problem(named(caps[0])) is None and depth_problem(named(caps[1])) is None
+
+
+def test_opening_a_file_never_takes_scalp_names_for_contacts_in_silence(tiny, tmp_path):
+    tiny.names = ["A'1", "A'2", "A'3", "B'1", "B'2", "B'3"]
+    tiny.edf(tmp_path / "one.edf")
+    corpus = open_path(tmp_path / "one.edf")
+    with collect() as problems:
+        signal = corpus.load(corpus.recordings()[0])
+    assert "depth_contacts" in {problem.code for problem in problems}
+    assert (signal.sensors.kind == Kind.EEG).all()  # said, not changed
+
+
+def test_arbitrary_amplitudes_are_not_judged_and_known_ones_are(tmp_path):
+    arrays_file(tmp_path, Y=np.random.default_rng(0).standard_normal((600, 4)) * 1e-6)
+    for unit in ("arbitrary", "uV"):
+        reader = array_reader(tmp_path, unit=unit)
+        corpus = Corpus("arrays", {}, tmp_path, reader)
+        with collect() as problems:
+            if unit == "uV":
+                with pytest.raises(ValueError, match="typical amplitude"):
+                    corpus.load(corpus.recordings()[0])
+            else:
+                corpus.load(corpus.recordings()[0])
+                assert problems == []
 
 
 TABLE = "name\tx\ty\tz\tsize\tregion\nA1\t10\t-20.5\t3\t5\thippocampus\nA2\tn/a\t0\t0\t5\tn/a\n"

@@ -21,15 +21,13 @@ from neurofm.cards import configured
 from neurofm.data.channels import find_channels, kind_names, kinds_of, kinds_present
 from neurofm.data.sensors import bad_channels
 from neurofm.data.step import noted, require_finite
-from neurofm.io.contacts import Contact, shafts_of
+from neurofm.io.contacts import LONGEST_STRIP, Contact, shafts_of
 from neurofm.io.quality import listed
 from neurofm.shapes import Bool
 from neurofm.types import Sensors, Signal
 from neurofm.units import Kind
 
 _INSIDE = ("seeg", "ecog")
-# More contacts than any shaft or strip has: without `columns` their neighbours are not known.
-_LONGEST_STRIP = 24
 
 
 @configured
@@ -272,7 +270,7 @@ def _width(
 ) -> int | None:
     """Contacts in a row of a grid; None for a shaft or strip."""
     width = (columns or {}).get(shaft)
-    if width is None and len(members) > _LONGEST_STRIP:
+    if width is None and len(members) > LONGEST_STRIP:
         raise ValueError(
             f"{signal.recording.id}: {shaft} has {len(members)} contacts, more than a shaft or "
             f"strip: a grid whose rows a name does not tell. Set columns={{{shaft!r}: 8}}, or "

@@ -35,6 +35,8 @@ _AFTER = re.compile(r"[\s_-]*-\s*(?:ref\d?|le|ar|avg|average|car|gnd|org|com)$",
 _CONTACT = re.compile(r"(?P<shaft>[^\W\d_]+(?:[ _-][^\W\d_]+)*'?)[\s_-]*(?P<number>[0-9]{1,3})")
 # A shaft whose own name ends in a number needs a separator: "LT2_3", "G1 12".
 _NUMBERED = re.compile(r"(?P<shaft>[^\W\d_][^\W_]*'?)[\s_]+(?P<number>[0-9]{1,3})")
+# No shaft or strip has more contacts: what is numbered further is a grid, or a cap.
+LONGEST_STRIP = 24
 _NOT_A_SHAFT = {
     *("ch", "chan", "channel", "csc", "el", "elec", "electrode", "contact", "eeg", "seeg", "ieeg"),
     *("ecog", "lfp", "pol", "ref", "gnd", "dc", "sti", "stim", "trig", "trigger", "event", "mark"),
@@ -129,30 +131,31 @@ def shafts_of(names: Sequence[str]) -> dict[str, dict[int, int]]:
 
 
 def depth_problem(signal: Signal) -> Problem | None:
-    """A finding if channels called EEG are named like contacts: shafts longer than scalp names go.
+    """A finding if channels called EEG are named like contacts of shafts or strips.
 
-    EDF types every electrode "EEG". The kinds are never changed by this guess.
+    EDF types every electrode "EEG". The kinds are never changed by this guess. Caps are numbered in
+    runs longer than a shaft ("A1" to "A32", "E1" to "E128"), and their sites have positions.
     """
-    own = np.flatnonzero(signal.sensors.kind == Kind.EEG)
-    names = [signal.sensors.names[i] for i in own]
-    scalp = set(template_positions("standard_1005"))
+    eeg = np.flatnonzero(signal.sensors.kind == Kind.EEG)
+    names = [signal.sensors.names[i] for i in eeg if not signal.sensors.has_position[i]]
     try:
-        shafts = shafts_of(names)
+        shafts = [at for at in shafts_of(names).values() if 3 <= len(at) <= LONGEST_STRIP]
     except ValueError:
         return None
-    # On the scalp C1-C6 exist and P1-P10, but never a shaft of which most names do not.
-    inside = [
-        names[i]
-        for members in shafts.values()
-        if sum(standard_name(names[i]) in scalp for i in members.values()) < len(members) / 2
-        and len(members) >= 3
-        for i in members.values()
-    ]
-    if len(inside) < 4 or len(inside) < len(names) / 4:
+    if sum(map(len, shafts)) < 4:
+        return None
+    scalp = set(template_positions("standard_1005"))
+    inside = []
+    for members in shafts:
+        own = [names[i] for i in members.values()]
+        # C1 to C6 and P1 to P10 exist on the scalp; a shaft has more that do not.
+        if sum(standard_name(name) in scalp for name in own) < len(own) / 2:
+            inside += own
+    if len(inside) < max(4, len(eeg) / 4):
         return None
     return Problem(
         "warning",
-        f"{len(inside)} of {len(names)} channels typed EEG are named like intracranial contacts: "
+        f"{len(inside)} of {len(eeg)} channels typed EEG are named like intracranial contacts: "
         f"{listed(inside)}.",
         'If they are, declare it with `kinds` in the card\'s reader (`"*": seeg`, or ecog).',
         "depth_contacts",

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from neurofm import cards
+from neurofm.io.contacts import depth_problem
 from neurofm.io.electrodes import positions_of, standard_name
 from neurofm.io.formats import SUFFIXES
 from neurofm.io.integrity import check_file, suffix_of
@@ -116,8 +117,10 @@ class Corpus:
         events = label_events(signal, self.card.get("events") or [], where=self.name)
         signal = replace(signal, events=events)
         where = str(recording.path or recording.id)
-        check_amplitude(signal.data, signal.sensors.kind, sfreq=signal.sfreq, where=where)
-        problems = [*channel_problems(signal), position_problem(signal), _late_events(signal)]
+        if "unit" not in signal.details:  # else the numbers are not in the unit of their kind
+            check_amplitude(signal.data, signal.sensors.kind, sfreq=signal.sfreq, where=where)
+        problems = [*channel_problems(signal), position_problem(signal), depth_problem(signal)]
+        problems.append(_late_events(signal))
         for problem in problems:
             if problem is not None:
                 report(problem, where)

@@ -122,7 +122,8 @@ def flat_channels(signal: Signal) -> list[int]:
         values = values[np.isfinite(values)]
         if not len(values):
             continue  # all NaN: reported as such
-        floor = UNITS[Kind(int(kind))].low * _FLAT_SHARE
+        # Numbers in another unit ("arbitrary") are flat only if they are constant.
+        floor = 0.0 if "unit" in signal.details else UNITS[Kind(int(kind))].low * _FLAT_SHARE
         if float(values.max()) - float(values.min()) <= floor:
             flat.append(i)
     return flat
