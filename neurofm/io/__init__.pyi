@@ -18,6 +18,7 @@ from .corpus import Corpus as Corpus
 from .corpus import fetch as fetch
 from .corpus import open_corpus as open_corpus
 from .corpus import open_path as open_path
+from .dipole_signs import align_signs as align_signs
 from .fmri import bold_slabs as bold_slabs
 from .fmri import read_bold as read_bold
 from .fmri_reader import FMRIReader as FMRIReader
@@ -31,6 +32,8 @@ from .manifest import seal as seal
 from .matfiles import MatReader as MatReader
 from .meeg import signal_from_raw as signal_from_raw
 from .meeg import signal_to_raw as signal_to_raw
+from .parcel_reader import ParcelReader as ParcelReader
+from .parcel_reader import save_template as save_template
 from .patterns import PatternReader as PatternReader
 from .quality import Problem as Problem
 from .quality import RecordingWarning as RecordingWarning

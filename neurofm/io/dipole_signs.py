@@ -72,7 +72,7 @@ def similarity(
 
 def sign_flips(
     covariance: Float[np.ndarray, "lag parcel parcel"],
-    template: Float[np.ndarray, "lag parcel parcel"],
+    template: Float[np.ndarray, "its_lag its_parcel its_parcel"],
     *,
     starts: int = 100,
     seed: int = 0,
