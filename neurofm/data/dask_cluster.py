@@ -31,6 +31,7 @@ _TASK_S = 0.1  # work that one task should hold at least
 _MOST = 64  # items of one task at most
 _AHEAD = 2  # tasks per thread of the cluster: one at work, one at hand
 _COUNT_S = 2.0  # how often the cluster is asked for its size
+_CONNECT_S = 30.0  # how long a scheduler may take to answer
 _PATIENCE_S = 30.0  # how often the lack of workers is told
 
 _serial = threading.Lock()
@@ -54,7 +55,7 @@ class DaskCluster:
     def __init__(self, scheduler: str | None = None, *, workers: int | None = None) -> None:
         if workers is not None and workers < 1:
             raise ValueError(f"executor dask: {workers} workers, expected at least 1.")
-        self._distributed = optional("distributed")
+        self._distributed: Any = optional("distributed")
         self._cluster: Any = None
         self._hoped = workers or 0
         self._counted = (0.0, 0)
@@ -76,7 +77,7 @@ class DaskCluster:
         where = os.path.expanduser(scheduler)
         given = {"scheduler_file": where} if os.path.isfile(where) else {"address": scheduler}
         try:
-            self._client = self._distributed.Client(**given, timeout=30)
+            self._client = self._distributed.Client(**given, timeout=_CONNECT_S)
         except (OSError, ValueError) as error:
             raise OSError(
                 f"executor dask: no scheduler answers at {scheduler} ({error}). Give the address "

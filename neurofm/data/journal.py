@@ -141,16 +141,12 @@ class Journal:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._file is None:
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+            # A line at a time, so that a killed driver loses none.
+            self._file = open(self.path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
             if self._file.tell():
                 self._file.write("\n")  # a killed driver may have left half a line
         self._file.write(json.dumps(line) + "\n")
         self._lines += 1
-
-    def flush(self) -> None:
-        """Hand the lines to the system."""
-        if self._file is not None:
-            self._file.flush()
 
     def close(self) -> None:
         """Close the file; rewrite it if most of its lines are outdated."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -114,13 +115,10 @@ def prepare_corpus(
         jobs = run.unfinished(recordings)
         first = next(jobs, None)
         if first is not None or not run.sealed():
-            with only_driver(store, tell=counter.say):
-                remove_partial(store / "recordings")
-                remove_partial(store)
-                with run.sealing():
-                    if first is not None:
-                        with _opened(executor, workers, scheduler) as chosen:
-                            run.do(chosen, chain([first], jobs))
+            with only_driver(store, tell=counter.say), run.sealing():
+                if first is not None:
+                    with _opened(executor, workers, scheduler) as chosen:
+                        run.do(chosen, chain([first], jobs))
     run.report(len(recordings))
     return store
 
@@ -154,7 +152,7 @@ class _Run:
             "dtype": work.dtype,
         }
         self._seal_s = seal_s
-        self._next_seal = time.monotonic() + seal_s
+        self._over = threading.Event()
 
     def unfinished(self, recordings: Sequence[Recording]) -> Iterator[Job]:
         """Jobs for recordings that may need work, as they are asked for; counts the others."""
@@ -187,8 +185,6 @@ class _Run:
             for outcome in outcomes:
                 self._take(outcome)
                 self.counter.workers = executor.workers
-                if time.monotonic() > self._next_seal:
-                    self._seal()
 
     def _take(self, outcome: Outcome[Job, Prepared]) -> None:
         recording, failure = outcome.item.recording, outcome.failure
@@ -226,25 +222,46 @@ class _Run:
 
     @contextmanager
     def sealing(self) -> Iterator[None]:
-        """Seal at the end, whatever the end is."""
+        """Seal now and then, and at the end, whatever the end is; remove what dead writers left."""
+        self._clean()
+        thread = threading.Thread(target=self._seal_now_and_then, name="sealing", daemon=True)
+        thread.start()
         try:
             yield
         except BaseException:
+            self._over.set()
+            thread.join()
             # What is complete becomes readable, unless the disk is too full for that as well.
             with suppress(OSError):
                 self._seal()
             raise
+        finally:
+            self._over.set()
+            thread.join()
         self._seal()
+        # Workers of a driver that was killed may have lived a moment longer.
+        self._clean()
+
+    def _seal_now_and_then(self) -> None:
+        pause, sealed = max(self._seal_s, 0.1), 0
+        while not self._over.wait(pause):
+            if len(self.keys) == sealed:
+                continue
+            start, sealed = time.monotonic(), len(self.keys)
+            try:
+                self._seal()
+            except OSError as error:  # the recordings will meet it too, or the last sealing
+                log.info("prepare %s: not sealed on the way: %s", self.store, error)
+            pause = max(self._seal_s, 0.1, (time.monotonic() - start) / _SEALING)
 
     def _seal(self) -> None:
-        start = time.monotonic()
         if self.keys:
-            seal(self.store, keys=self.keys, about=self._about)
-        write_problems(self.store, self.problems, self.tried)
-        with suppress(OSError):  # a cache: the next run reads more
-            self.journal.flush()
-        now = time.monotonic()
-        self._next_seal = now + max(self._seal_s, (now - start) / _SEALING)
+            seal(self.store, keys=list(self.keys), about=self._about)
+        write_problems(self.store, dict(self.problems), set(self.tried))
+
+    def _clean(self) -> None:
+        remove_partial(self.store / "recordings")
+        remove_partial(self.store)
 
     def _disk_error(self, number: int | None) -> OSError:
         return OSError(
