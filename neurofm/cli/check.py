@@ -162,7 +162,7 @@ def _kinds(signal: Signal) -> Iterator[tuple[str, KindFacts]]:
             KindFacts(
                 channels=int(chosen.sum()),
                 with_position=int(signal.sensors.has_position[chosen].sum()),
-                unit=UNITS[Kind(int(value))].name,
+                unit=str(signal.details.get("unit", UNITS[Kind(int(value))].name)),
                 amplitude=float(np.median(here)) if len(here) else None,
             ),
         )
