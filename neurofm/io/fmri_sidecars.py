@@ -70,6 +70,7 @@ def repetition_time(
         return known[source]
     if doubt and set(known) - {"header"}:
         known.pop("header", None)  # a value without a unit, or none, is no witness
+        doubt = ""
     if not known:
         raise ValueError(
             f"{where}: no repetition time: {doubt or 'the file holds none'}, and neither a "

@@ -185,6 +185,8 @@ class Image:
                         f"{first + got // self.volume_bytes}. Fetch it again."
                     )
                 block = np.frombuffer(view, dtype=self.dtype)
+                if self.compressed and first + count == self.n_volumes:
+                    self._finish(file)
                 yield first, block.reshape(count, self.n_voxels)
 
     @contextlib.contextmanager
@@ -215,6 +217,14 @@ class Image:
         except (EOFError, OSError, zlib.error) as error:
             raise self._damaged(first + got // self.volume_bytes, error) from error
         return got
+
+    def _finish(self, file: Any) -> None:
+        """Go on to the end of a compressed file, where its checksum is."""
+        try:
+            while file.read(1 << 20):
+                pass
+        except (EOFError, OSError, zlib.error) as error:
+            raise self._damaged(self.n_volumes - 1, error) from error
 
     def _damaged(self, volume: int, error: Exception) -> ValueError:
         return ValueError(
@@ -292,7 +302,6 @@ def open_image(path: Path | str) -> Image:
             "the header (sform, qform and pixdim)."
         )
     proxy: Any = loaded.dataobj
-    slope, inter = header.get_slope_inter()
     tr_s, doubt = header_tr(header) if is_4d else (None, "")
     code = int(header["sform_code"]) or int(header["qform_code"])
     data_path = Path(str(loaded.file_map["image"].filename))
@@ -304,8 +313,9 @@ def open_image(path: Path | str) -> Image:
         is_4d=is_4d,
         affine=affine,
         dtype=dtype,
-        slope=1.0 if slope is None else float(slope),
-        inter=0.0 if inter is None else float(inter),
+        # The header's own copies are reset when nibabel opens a file.
+        slope=float(proxy.slope),
+        inter=float(proxy.inter),
         offset=int(proxy.offset),
         tr_s=tr_s,
         tr_doubt=doubt,
