@@ -310,7 +310,7 @@ def test_an_operator_of_another_system_is_refused_and_bad_channels_are_left_out(
 def test_a_parcel_without_sources_is_named(planted):
     with pytest.raises(ValueError, match=r"1 of 2 parcels hold none of the .* sources: far"):
         parcels_from_centres(
-            planted.forward, {"far": (0.3, 0, 0), "left": PLACES["left"]}, radius_m=0.03
+            planted.forward, {"far": (0.3, 0.0, 0.0), "left": PLACES["left"]}, radius_m=0.03
         )
 
 
