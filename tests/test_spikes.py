@@ -285,7 +285,7 @@ def nwb_file(folder: Path, **changes: Any) -> Path:
         "general/extracellular_ephys/electrodes/y": np.array([-10.0, 0.0]),
         "general/extracellular_ephys/electrodes/z": np.array([5.0, 0.0]),
         "general/subject/subject_id": b"S7",
-        "acquisition/events/data": np.array([1, 2, 1], np.int8),
+        "acquisition/events/data": np.array([1.0, 2.0, 1.0]),
         "acquisition/events/timestamps": np.array([0.5, 4.0, 9.5]),
         "intervals/trials/start_time": np.array([2.0, 5.0]),
         "intervals/trials/stop_time": np.array([3.0, 6.5]),

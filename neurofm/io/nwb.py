@@ -256,4 +256,7 @@ def _subject(file: Any) -> dict[str, str]:
 
 
 def _text(value: Any) -> str:
+    """Text of an attribute or a code; codes stored as 3.0 are "3"."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)

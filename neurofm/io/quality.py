@@ -168,13 +168,18 @@ def position_problem(signal: Signal) -> Problem | None:
     unknown = np.flatnonzero(brain & ~signal.sensors.has_position)
     if not len(unknown):
         return None
+    kinds = set(signal.sensors.kind[unknown].tolist())
+    remedy = (
+        "Give them standard names with `rename` and a `montage` (such as standard_1005) in the "
+        "card's reader, or leave them out with `exclude`."
+    )
+    if Kind.EEG not in kinds:
+        remedy = "A table of electrodes would give them; without one models see them as unknown."
     return Problem(
-        "warning",
+        "info" if kinds == {int(Kind.UNIT)} else "warning",
         f"{len(unknown)} of {int(brain.sum())} channels have no known position: "
         f"{listed([signal.sensors.names[i] for i in unknown])}.",
-        "Give them standard names with `rename` and a `montage` (such as standard_1005) in the "
-        "card's "
-        "reader, or leave them out with `exclude`.",
+        remedy,
         "no_position",
     )
 
