@@ -20,7 +20,7 @@ from neurofm.shapes import Bool, Float, Int
 MAX_SHIFT = 40  # frames: 10 s of a fast signal
 # Unlike recordings reach 0.12 +- 0.03 at two minutes and spread with the root of the length.
 _LEAST, _NOISE = 0.4, 6.5
-_PAIRS = 60_000  # up to here every pair is compared
+_PAIRS = 150_000  # up to here every pair is compared
 _WORD = 24  # frames in a run of bits, two apart
 _WORDS = 20_000_000  # kept of one side, at most
 _CROWD = 256  # a run of bits that so many recordings share says nothing

@@ -38,8 +38,9 @@ BANDS = ((4.0, 13.0), (13.0, 30.0))
 _HALVES = ((4.0, 8.0), (8.0, 13.0), (13.0, 20.0), (20.0, 30.0))
 _REREFERENCE = 8  # channels of a kind from which their mean says little about each
 _CHUNK = 32  # channels transformed at once
-_EDGE_HZ = 1.0
-_SILENCE = 1e-8  # of the mean power: below this nothing is compared
+_ENOUGH_HZ = 200.0  # neighbouring samples are averaged down to at least this rate
+_EDGE_HZ = 2.0
+_SILENCE = 1e-6  # of the mean power: below this nothing is compared
 _PREFIX = "nf1"
 
 
@@ -53,8 +54,11 @@ class Fingerprinter:
     def __init__(self, sfreq: float) -> None:
         if not sfreq > 0:
             raise ValueError(f"Fingerprinter: sfreq is {sfreq} Hz, expected > 0.")
+        self._fast = sfreq >= FAST_HZ
+        self._block = max(int(sfreq / _ENOUGH_HZ), 1) if self._fast else 1
         self.sfreq = float(sfreq)
-        self._n_times = 0
+        self._n_times = 0  # after averaging
+        self._given = 0
         self._spectra: dict[int, list[np.ndarray]] = {}
         self._sums: dict[int, np.ndarray] = {}  # of a slow signal: mean, square of the change
 
@@ -66,39 +70,47 @@ class Fingerprinter:
         Raises:
             ValueError: Another number of samples than before.
         """
-        fast = self.sfreq >= FAST_HZ
-        most = round(SPAN_S * self.sfreq) if fast else MAX_FRAMES + 1
-        n_times = min(data.shape[1], most)
-        if self._n_times not in (0, n_times):
+        most = round(SPAN_S * self.sfreq) if self._fast else MAX_FRAMES + 1
+        if self._given not in (0, data.shape[1]):
             raise ValueError(
-                f"Fingerprinter: {data.shape[1]} samples after channels with {self._n_times}; all "
+                f"Fingerprinter: {data.shape[1]} samples after channels with {self._given}; all "
                 "channels of a recording have the same length."
             )
-        self._n_times = n_times
+        self._given = data.shape[1]
+        self._n_times = min(data.shape[1], most) // self._block
         for value in np.unique(kind):
             chosen = np.flatnonzero(kind == value)
             for part in np.array_split(chosen, -(-len(chosen) // _CHUNK)):
-                x = np.nan_to_num(
-                    data[part, :n_times].astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0
-                )
-                x = x - x.mean(axis=1, keepdims=True)
-                scale = np.abs(x).max(axis=1, keepdims=True, initial=0.0)
-                x = (x / np.where(scale > 0, scale, 1.0))[scale[:, 0] > 0]
+                x, scale = self._cleaned(data[part])
                 if not len(x):
                     continue
-                if fast:
-                    gain = scale[scale[:, 0] > 0]
-                    self._spectra.setdefault(int(value), []).append(self._spectrum(x) * gain)
+                if self._fast:
+                    spectrum = self._spectrum(x) * scale
+                    self._spectra.setdefault(int(value), []).append(spectrum)
                 else:
                     self._add_slow(int(value), x)
 
+    def _cleaned(
+        self, x: Float[np.ndarray, "channel time"]
+    ) -> tuple[Float[np.ndarray, "alive time"], Float[np.ndarray, "alive 1"]]:
+        """Channels that are not flat, without mean, in units of their largest value; and that."""
+        x = x[:, : self._n_times * self._block].astype(np.float32)
+        if not np.isfinite(x.sum(dtype=np.float64)):
+            x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+        if self._block > 1:
+            x = x.reshape(len(x), self._n_times, self._block).mean(axis=2)
+        x = x - x.mean(axis=1, keepdims=True)
+        scale = np.maximum(x.max(axis=1, initial=0.0), -x.min(axis=1, initial=0.0))[:, None]
+        alive = scale[:, 0] > 0
+        return x[alive] / scale[alive], scale[alive]
+
     def result(self) -> str:
         """The fingerprint; "" if the recording is too short or flat."""
-        kinds = self._spectra if self.sfreq >= FAST_HZ else self._sums
+        kinds = self._spectra if self._fast else self._sums
         brain = {key for key in kinds if Kind(key) in BRAIN_KINDS} or set(kinds)
         if not brain:
             return ""
-        if self.sfreq >= FAST_HZ:
+        if self._fast:
             spectra = [np.concatenate(self._spectra[key]) for key in sorted(brain)]
             return _encode(_signs(self._powers(spectra), LAG), "")
         total = np.sum([self._sums[key] for key in sorted(brain)], axis=0)
@@ -107,7 +119,7 @@ class Fingerprinter:
     def _bins(self) -> tuple[int, float]:
         """Length of the transform, and distance of its bins in Hz."""
         n = next_fast_len(self._n_times, real=True)
-        return n, self.sfreq / n
+        return n, self.sfreq / self._block / n
 
     def _spectrum(self, x: Float[np.ndarray, "channel time"]) -> np.ndarray:
         n, step = self._bins()
@@ -118,7 +130,7 @@ class Fingerprinter:
         """Log power of each band in each frame: mean over channels of equal weight."""
         n, step = self._bins()
         first = int(np.ceil(BANDS[0][0] / step))
-        duration = self._n_times / self.sfreq
+        duration = self._n_times * self._block / self.sfreq
         n_frames = int((duration - WINDOW_S) / HOP_S + 1e-6) + 1
         starts = np.arange(max(n_frames, 0)) * HOP_S
         weighted = []
@@ -138,7 +150,7 @@ class Fingerprinter:
             size = next_fast_len(max(2 * band.shape[1], 16))
             envelope = (np.abs(ifft(band, size, axis=1)) ** 2).mean(axis=0, dtype=np.float64)
             running = np.concatenate([[0.0], np.cumsum(envelope)])
-            at = np.arange(size + 1) * (n / self.sfreq / size)
+            at = np.arange(size + 1) / (step * size)
             amount = np.interp(starts + WINDOW_S, at, running) - np.interp(starts, at, running)
             logs.append(np.log(np.maximum(amount, _SILENCE * running[-1] * WINDOW_S / duration)))
         return np.array([logs[0] + logs[1], logs[2] + logs[3]])
