@@ -393,7 +393,7 @@ def test_of_fmripreps_table_the_usual_columns_are_taken_and_first_rows_filled(tm
     )
     names, table = read_confounds(path, 4)
     assert names == ("trans_x", "trans_x_derivative1")
-    np.testing.assert_allclose(table[1], [2, 1, 1, 4])
+    np.testing.assert_allclose(table[1], [1, 1, 1, 4])
     names, table = read_confounds(path, 4, columns=["a_comp_cor_*", "std_dvars"])
     assert names == ("a_comp_cor_07", "std_dvars") and np.isfinite(table).all()
     with pytest.raises(ValueError, match=r"no column csf; there are trans_x"):
@@ -406,7 +406,7 @@ def test_gaps_inside_a_confound_are_filled_and_counted(tmp_path):
     path = confound_table(tmp_path / "a.tsv", {"x": ["1", "n/a", "3"], "y": ["n/a"] * 3})
     with (
         pytest.warns(RecordingWarning, match="hold no number: y"),
-        pytest.warns(RecordingWarning, match="have gaps, filled with their mean: x"),
+        pytest.warns(RecordingWarning, match="have gaps, filled by interpolation: x"),
     ):
         _, table = read_confounds(path, 3)
     np.testing.assert_allclose(table, [[1, 2, 3], [0, 0, 0]])

@@ -26,7 +26,9 @@ from neurofm.types import Event, Signal
 
 CONFOUND = "confound:"
 _ROWS = 2 << 20  # float64 values worked on at a time
-_INDEPENDENT = 1e-8  # share of the largest singular value below which a regressor adds nothing
+# Share of the largest singular value below which a regressor adds nothing: above the rounding of
+# float32, in which confounds are stored, or a copy of one would take out a direction of noise.
+_INDEPENDENT = 1e-6
 
 
 @configured
@@ -95,9 +97,12 @@ class CleanBold:
         columns = [drifts(n, signal.sfreq, detrend=self.detrend, high_pass_hz=self.high_pass_hz)]
         for i in self._chosen(signal):
             values = signal.data[i].astype(np.float64)
-            known = np.isfinite(values)
-            # A derivative has no first value; the mean leaves the others as they are.
-            values[~known] = values[known].mean() if known.any() else 0.0
+            known = np.flatnonzero(np.isfinite(values))
+            # A derivative has no first value: it is taken to be the second.
+            if 0 < len(known) < n:
+                values = np.interp(np.arange(n), known, values[known])
+            elif not len(known):
+                values[:] = 0.0
             columns.append((values - values.mean())[:, None])
         design = np.concatenate(columns, axis=1)
         size = np.linalg.norm(design, axis=0)

@@ -103,7 +103,7 @@ def read_confounds(
 
     A table with a header (fMRIPrep), or plain columns of numbers (motion parameters of FSL, SPM or
     AFNI), which are called `column-1`, `column-2`, ... Missing values at the start, where a
-    derivative has none, become the mean of their column.
+    derivative has none, become the first one there is.
 
     Args:
         n_times: Volumes of the image.
@@ -179,7 +179,7 @@ def _choose(path: Path, names: list[str], columns: Sequence[str] | None) -> list
 
 
 def _filled(path: Path, table: np.ndarray, names: list[str]) -> np.ndarray:
-    """Means in place of missing values; those not at the start are worth a word."""
+    """Missing values interpolated; those not at the start are worth a word."""
     table = table.copy()
     late, empty = [], []
     for name, row in zip(names, table, strict=True):
@@ -190,8 +190,9 @@ def _filled(path: Path, table: np.ndarray, names: list[str]) -> np.ndarray:
         elif not known.all():
             if not known[int(np.argmax(known)) :].all():
                 late.append(name)
-            row[~known] = row[known].mean()
-    for found, what in ((late, "have gaps, filled with their mean"), (empty, "hold no number")):
+            at = np.flatnonzero(known)
+            row[:] = np.interp(np.arange(len(row)), at, row[at])
+    for found, what in ((late, "have gaps, filled by interpolation"), (empty, "hold no number")):
         if found:
             report(
                 Problem(
