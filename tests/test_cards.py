@@ -10,16 +10,16 @@ import yaml
 
 from neurofm import cards
 from neurofm.io import FolderReader, open_corpus
-from neurofm.io.corpus import FETCHERS
+from neurofm.io.fetch import client_of
 from neurofm.units import Kind
 
 DATASETS = cards.names("datasets")
 ACCESS = ("open", "agreement")
 FIELDS = {
     *cards.REQUIRED["datasets"],
-    *("url", "access", "line_freq", "folder", "fetch", "events", "expected", "notes"),
+    *("url", "access", "line_freq", "folder", "fetch", "events", "expected", "facts", "notes"),
 }
-FACTS = {"subjects", "runs", "kinds", "sfreq", "unit", "labels"}
+FACTS = {"subjects", "runs", "kinds", "sfreq", "tr_s", "unit", "labels"}
 
 
 @pytest.mark.parametrize("kind", cards.KINDS)
@@ -39,7 +39,7 @@ def test_dataset_cards_have_only_documented_fields(name):
     assert set(expected) <= FACTS
     assert all(f"`{fact}`" in readme for fact in expected)
     assert card.get("access", "open") in ACCESS
-    assert card.get("fetch") in (None, *FETCHERS)
+    assert "fetch" not in card or client_of(card, where=name)
     assert all(Kind[kind.upper()] >= 0 for kind in expected.get("kinds", {}))
 
 

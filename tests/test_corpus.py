@@ -189,8 +189,8 @@ def test_a_web_page_that_arrives_instead_of_data_is_not_kept(tmp_path, monkeypat
 
 
 def test_a_corpus_without_a_fetcher_names_its_page(tmp_path):
-    with pytest.raises(ValueError, match=r"eegmat: its card names no fetcher.*physionet"):
-        fetch("eegmat", subjects=[0], runs=[1], root=tmp_path)
+    with pytest.raises(ValueError, match=r"muse_erp: its card names no fetcher.*muse-lsl"):
+        fetch("muse_erp", subjects=[0], runs=[1], root=tmp_path)
 
 
 def test_a_folder_of_unknown_files_is_opened_without_a_card(tiny, tmp_path):

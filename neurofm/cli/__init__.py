@@ -68,6 +68,12 @@ COMMANDS: dict[str, Command] = {
         "what leaks between training and test in a table of windows or recordings",
         "neurofm audit windows.csv --by subject",
     ),
+    "fetch": Command(
+        "neurofm.cli.fetch",
+        _LOOK,
+        "download an open corpus to where its card looks for it",
+        "neurofm fetch eegmmidb --subjects 1 2 --runs 4 8 12",
+    ),
     "list": Command(
         "neurofm.cli.cards",
         _CARDS,

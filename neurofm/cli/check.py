@@ -24,7 +24,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from neurofm import cards
-from neurofm.io.corpus import Corpus, open_corpus, open_path
+from neurofm.io.corpus import Corpus, open_corpus
+from neurofm.io.paths import open_path
 from neurofm.io.quality import Problem, collect, listed, recording_problems
 from neurofm.types import Recording, Signal
 from neurofm.units import UNITS, Kind, typical_amplitude

@@ -7,27 +7,26 @@ events by the card's rules and stops if the amplitudes cannot be what the file s
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from neurofm import cards
 from neurofm.io.contacts import depth_problem
-from neurofm.io.electrodes import positions_of, standard_name
-from neurofm.io.formats import SUFFIXES
-from neurofm.io.integrity import check_file, suffix_of
-from neurofm.io.quality import Problem, channel_problems, listed, position_problem, report
-from neurofm.io.readers import FolderReader
+from neurofm.io.fetch import client_of, data_home
+from neurofm.io.quality import (
+    Problem,
+    channel_problems,
+    collect,
+    listed,
+    position_problem,
+    report,
+)
 from neurofm.io.rules import check_rules, label_events, same_entity
+from neurofm.io.sidecars import read_participants
 from neurofm.types import Reader, Recording, Signal
-from neurofm.units import Kind, check_amplitude
-
-FETCHERS = ("eegbci",)
+from neurofm.units import check_amplitude
 
 
 @dataclass(frozen=True)
@@ -84,15 +83,46 @@ class Corpus:
             ]
         return found
 
-    def load(self, recording: Recording) -> Signal:
+    def participants(self) -> dict[str, dict[str, Any]]:
+        """Subject -> what the corpus says about the person (age, sex, group, ...).
+
+        From the reader if it knows, else from a `participants.tsv` in the corpus's folder.
+        """
+        known = getattr(self.reader, "participants", None)
+        if known is not None:
+            return dict(known())
+        return {} if self.root is None else read_participants(self.root)
+
+    def load(
+        self, recording: Recording, *, strict: bool = False, tolerated: Sequence[str] = ()
+    ) -> Signal:
         """One recording in working units, its events named by the card.
 
         Warns about NaN and flat channels and unknown positions.
 
+        Args:
+            recording: Of this corpus.
+            strict: Raise instead where something would be repaired or left out with a warning.
+            tolerated: Codes of problems that are warnings all the same, such as "no_position".
+
         Raises:
-            ValueError: Amplitudes that are implausible for the kind of channel, or a damaged file.
+            ValueError: Amplitudes that are implausible for the kind of channel, a damaged file, or
+                with `strict` any problem.
         """
-        return self._checked(self.reader.load(recording), recording)
+        if not strict:
+            return self._checked(self.reader.load(recording), recording)
+        with collect() as problems:
+            signal = self._checked(self.reader.load(recording), recording)
+        refused = [p for p in problems if p.severity != "info" and p.code not in tolerated]
+        where = str(recording.path or recording.id)
+        if refused:
+            raise ValueError(
+                f"{where}: refused, because strict: {' '.join(map(str, refused))} (tolerate by "
+                f"code: {', '.join(p.code for p in refused)})."
+            )
+        for problem in problems:
+            report(problem, where)
+        return signal
 
     def slabs(self, recording: Recording, *, max_bytes: int) -> Iterator[Signal]:
         """One recording as consecutive groups of its channels, each over the whole time.
@@ -141,12 +171,6 @@ def _late_events(signal: Signal) -> Problem | None:
     )
 
 
-def data_home() -> Path:
-    """Folder of all corpora: `$NEUROFM_DATA`, else `neurofm_data` in the home folder."""
-    given = os.environ.get("NEUROFM_DATA")
-    return Path(given) if given else Path.home() / "neurofm_data"
-
-
 def open_corpus(
     name: str | Path, *, root: Path | None = None, trusted: tuple[str, ...] = ("neurofm",)
 ) -> Corpus:
@@ -164,6 +188,8 @@ def open_corpus(
     file = cards.path("datasets", str(name))
     card = cards.read("datasets", str(name))
     check_rules(card.get("events") or [], where=str(file))
+    if "fetch" in card:
+        client_of(card, where=str(file))
     spec = card["reader"]
     if not isinstance(spec, dict) or "class_path" not in spec:
         raise ValueError(f"{file}: `reader` needs a `class_path` and `init_args`.")
@@ -184,118 +210,8 @@ def _how_to_get(name: str, card: Mapping[str, Any], root: Path) -> str:
             f"Set NEUROFM_DATA to the folder that holds {card.get('folder', name)!r}, or pass "
             "its path."
         )
-    if card.get("fetch") in FETCHERS:
-        lines.append(f"`neurofm demo --download` or `neurofm.io.fetch({name!r}, ...)` fetches it.")
+    if card.get("fetch") is not None:
+        lines.append(f"`neurofm fetch {name} --subjects ...` fetches it.")
     if card.get("url"):
         lines.append(f"The publisher's page is {card['url']}.")
     return " ".join(lines)
-
-
-def open_path(path: Path | str) -> Corpus:
-    """A corpus of one file, or of every readable file below a folder, without a card.
-
-    Positions the files lack are taken from the 10-05 template where most EEG names are in it;
-    trigger channels become events where there are no annotations.
-
-    Raises:
-        FileNotFoundError: Nothing there, or nothing in a format neurofm reads.
-    """
-    path = Path(path)
-    if path.is_dir() and suffix_of(path) not in SUFFIXES:
-        name = path.resolve().name
-        return Corpus(name, {}, path, _AnyReader("**/*", dataset=name, root=path))
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: no such file or folder, and no dataset card of that name (`neurofm list "
-            "datasets`)."
-        )
-    if suffix_of(path) not in SUFFIXES:
-        raise ValueError(
-            f"{path}: {suffix_of(path) or 'no suffix'} is not a format neurofm reads without a "
-            "card: "
-            f"{', '.join(SUFFIXES)}."
-        )
-    reader = _AnyReader(path.name, dataset=path.resolve().parent.name, root=path.parent)
-    return Corpus(path.name, {}, path.parent, reader)
-
-
-class _AnyReader(FolderReader):
-    """Files of unknown origin: a template montage only if most channel names are scalp sites."""
-
-    def __init__(self, pattern: str, *, dataset: str, root: Path) -> None:
-        super().__init__(pattern, dataset=dataset, root=root, event_channel="auto")
-
-    def recordings(self) -> list[Recording]:
-        return [item for item in super().recordings() if not _is_part(item.path)]
-
-    def load(self, recording: Recording) -> Signal:
-        signal = super().load(recording)
-        sensors = signal.sensors
-        free = np.flatnonzero((sensors.kind == Kind.EEG) & ~sensors.has_position)
-        names = list(sensors.names)
-        for i in free:
-            names[i] = standard_name(names[i])
-        position = sensors.position.copy()
-        position[free] = positions_of([names[i] for i in free], "standard_1005")
-        placed = int(np.isfinite(position[free]).all(axis=1).sum())
-        if placed <= len(free) / 2 or len(set(names)) < len(names):
-            return signal
-        return replace(signal, sensors=replace(sensors, names=tuple(names), position=position))
-
-
-def _is_part(path: Path | None) -> bool:
-    """Whether MNE reaches this file through another: later parts of a split FIF, files in a .ds."""
-    if path is None:
-        return False
-    if any(parent.suffix == ".ds" for parent in path.parents):
-        return True
-    stem, dash, number = path.name.removesuffix(".fif").rpartition("-")
-    return bool(dash) and number.isdecimal() and (path.parent / f"{stem}.fif").exists()
-
-
-def fetch(
-    name: str, *, subjects: Sequence[int], runs: Sequence[int], root: Path | None = None
-) -> list[Path]:
-    """Download recordings of an open corpus through MNE's own client, into the card's layout.
-
-    A file already there is kept; one that arrives is checked before it takes its name.
-
-    Args:
-        name: Card with a `fetch` field.
-        subjects: Numbers, as the publisher counts.
-        runs: Numbers.
-        root: As in `open_corpus`.
-
-    Raises:
-        ValueError: The card names no fetcher, or what arrived is not a recording.
-    """
-    card = cards.read("datasets", name)
-    if card.get("fetch") not in FETCHERS:
-        raise ValueError(
-            f"{name}: its card names no fetcher; get the recordings from "
-            f"{card.get('url', 'the publisher')}."
-        )
-    root = data_home() / card.get("folder", name) if root is None else Path(root)
-    pattern = card["reader"]["init_args"]["pattern"]
-    paths = []
-    for subject in subjects:
-        for run in runs:
-            target = root / pattern.format(subject=f"{subject:03d}", run=f"{run:02d}")
-            if not target.exists():
-                _fetch_one(int(subject), int(run), target)
-            paths.append(target)
-    return paths
-
-
-def _fetch_one(subject: int, run: int, target: Path) -> None:
-    import mne
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        (arrived,) = mne.datasets.eegbci.load_data(
-            [subject], [run], path=folder, update_path=False, verbose="ERROR"
-        )
-        check_file(Path(arrived))
-        part = target.with_name(f".{target.name}.part")
-        shutil.move(arrived, part)
-        os.replace(part, target)
