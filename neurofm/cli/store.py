@@ -277,8 +277,12 @@ def idle(store: Path) -> Iterator[bool]:
 
 
 def _touched_lately(store: Path) -> bool:
-    times = [path.stat().st_mtime for path in (store, store / "recordings") if path.is_dir()]
-    return time.time() - max(times) < _RECENT_S
+    newest = 0.0
+    for folder in (store, store / "recordings"):
+        with suppress(FileNotFoundError):
+            times = (file.stat().st_mtime for file in os.scandir(folder) if file.is_file())
+            newest = max(newest, max(times, default=0.0))
+    return time.time() - newest < _RECENT_S
 
 
 def _explain(console: Console, store: Store, args: argparse.Namespace) -> None:

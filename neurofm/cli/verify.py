@@ -151,6 +151,11 @@ def _repair(store: Store, findings: Findings, args: argparse.Namespace) -> None:
             f"{findings.where}: a store that is elsewhere cannot be repaired from here. Repair the "
             "folder it is a copy of, and copy it again."
         )
+    if not {"dataset", "steps", "dtype"} <= store.about.keys():
+        raise ValueError(
+            f"{findings.where}: its manifest does not say of which dataset, with which steps and "
+            "type it was prepared, so it cannot be repaired. Prepare the dataset anew."
+        )
     corpus = open_corpus(args.card or store.about["dataset"], root=args.root)
     columns = (
         TextColumn("preparing {task.description}"),
