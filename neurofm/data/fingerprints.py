@@ -92,7 +92,7 @@ class Fingerprinter:
 
     def _cleaned(
         self, x: Float[np.ndarray, "channel time"]
-    ) -> tuple[Float[np.ndarray, "alive time"], Float[np.ndarray, "alive 1"]]:
+    ) -> tuple[Float[np.ndarray, "alive part"], Float[np.ndarray, "alive 1"]]:
         """Channels that are not flat, without mean, in units of their largest value; and that."""
         x = x[:, : self._n_times * self._block].astype(np.float32)
         if not np.isfinite(x.sum(dtype=np.float64)):
@@ -128,7 +128,7 @@ class Fingerprinter:
 
     def _powers(self, spectra: list[np.ndarray]) -> Float[np.ndarray, "feature frame"]:
         """Log power of each band in each frame: mean over channels of equal weight."""
-        n, step = self._bins()
+        step = self._bins()[1]
         first = int(np.ceil(BANDS[0][0] / step))
         duration = self._n_times * self._block / self.sfreq
         n_frames = int((duration - WINDOW_S) / HOP_S + 1e-6) + 1
@@ -181,7 +181,7 @@ def _soft(n: int, step: float) -> Float[np.ndarray, " bin"]:
 
 def _signs(
     values: Float[np.ndarray, "feature frame"], lag: int
-) -> tuple[Bool[np.ndarray, "feature frame"], Bool[np.ndarray, "feature frame"]]:
+) -> tuple[Bool[np.ndarray, "feature change"], Bool[np.ndarray, "feature change"]]:
     """Which values rose over `lag` frames, and which did not change at all."""
     change = values[:, lag:] - values[:, :-lag]
     size = np.abs(change).max(initial=0.0)
