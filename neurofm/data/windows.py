@@ -249,6 +249,12 @@ class Windows(Dataset[Batch]):
         sizes = table.n_channels[recording].tolist()
         # In the order of the disk: neighbouring reads find the file open and the page in memory.
         order = np.lexsort((start, recording)).tolist()
+        for s, store in enumerate(stores):
+            mine = np.flatnonzero(table.store[recording] == s)
+            first = start[mine]
+            store.prefetch(
+                table.place[recording[mine]].tolist(), first.tolist(), (first + n).tolist()
+            )
         numbers, starts = recording.tolist(), start.tolist()
         for position in order:
             first, own = starts[position], sizes[position]
