@@ -166,9 +166,11 @@ def test_a_recording_that_kills_its_workers_is_quarantined(place, request, name)
 
 def check_the_next_run_continues(place: Place, n: int, **options: Any) -> None:
     """After a killed driver: what was finished stays, the rest is made, a third run rests."""
-    before = {name: at for name, at in times(place.folder).items() if not name.startswith(".")}
-    assert len([name for name in before if name.endswith(".json")]) >= n
-    done = {name.split("-")[1][:2] for name in before if name.endswith(".json")}
+    found = times(place.folder)
+    keys = {Path(name).stem for name in found if name.endswith(".json") and name[0] != "."}
+    before = {name: at for name, at in found.items() if Path(name).stem in keys}
+    done = {key.split("-")[1] for key in keys}
+    assert len(done) >= n
     for trap in place.traps.glob("hold-*"):
         trap.unlink()
     place.corpus.root.joinpath("loaded.txt").unlink()

@@ -148,6 +148,19 @@ def source_files(recording: Recording, *, folders: Folders | None = None) -> lis
     return sorted(found)
 
 
+def all_sources(
+    corpus: CorpusLike, recording: Recording, *, folders: Folders | None = None
+) -> list[Path]:
+    """Files of a recording, and those its reader names besides: masks, atlases, tables elsewhere.
+
+    Args:
+        folders: As for `source_files`.
+    """
+    named = getattr(getattr(corpus, "reader", None), "sources", None)
+    more = [] if named is None else named(recording)
+    return sorted({*source_files(recording, folders=folders), *more})
+
+
 @dataclass(frozen=True)
 class KeyParts:
     """What a key is made of, hashed apart.
@@ -203,10 +216,7 @@ def key_parts(
         rules: From `rules_hash`.
         steps: From `steps_hash`.
     """
-    folder = None if recording.path is None else recording.path.parent
-    sources = {
-        Path(os.path.relpath(path, folder)).as_posix(): hashes[path] for path in sorted(hashes)
-    }
+    sources = {_relative(path, recording): hashes[path] for path in sorted(hashes)}
     return KeyParts(
         sources=sources,
         source=_digest(sources),
@@ -215,6 +225,12 @@ def key_parts(
         dtype=dtype,
         entities={k: v for k, v in asdict(recording).items() if k != "path"},
     )
+
+
+def _relative(path: str, recording: Recording) -> str:
+    if recording.path is None:
+        return Path(path).name
+    return Path(os.path.relpath(path, recording.path.parent)).as_posix()
 
 
 def rules_hash(card: Mapping[str, Any]) -> str:

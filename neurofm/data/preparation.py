@@ -7,29 +7,34 @@ while the file's stamp is the same, and refuses a source that changes while it i
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neurofm.data.fingerprints import fingerprint
+from neurofm.data.bold import without_repeats
+from neurofm.data.fingerprints import Fingerprinter
 from neurofm.data.journal import Finished, Hashed, hash_of, stamp_of, stamps_of_recording
 from neurofm.data.keys import (
     CorpusLike,
     Step,
+    all_sources,
     key_parts,
     rules_hash,
-    source_files,
     source_name,
     steps_hash,
 )
 from neurofm.io.quality import RecordingWarning
+from neurofm.io.quality import strict as refusing
 from neurofm.io.store import read_record, write_recording
-from neurofm.types import Recording
+from neurofm.types import Recording, Signal
 
 MEMORY = 2_000_000_000
+# A slab and what is made of it: read, processed, one more that waits, and room for a step's work.
+_COPIES = 6
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Job:
     """A recording to prepare, with what the driver found out about its files.
 
     Args:
-        sources: From `source_files`; None if they could not be looked up.
+        sources: From `all_sources`; None if they could not be looked up.
         known: Hashes of source files that need not be read.
     """
 
@@ -124,14 +129,14 @@ def prepare_recording(
         memory: Bytes for samples; held to where the reader and all steps can work on some channels
             at a time (`slabs`, `by_channel`). Others take the whole recording, several times.
         strict: Readers that can repair shall refuse instead.
-        sources: From `source_files`, if they were looked up already.
+        sources: From `all_sources`, if they were looked up already.
         known: Hashes of source files that need not be read while their stamps are the same.
 
     Raises:
         ValueError: As raised by the reader or a step, or the source changed while it was read.
         OSError: As raised while reading or writing.
     """
-    sources = source_files(recording) if sources is None else sources
+    sources = all_sources(corpus, recording) if sources is None else sources
     hashed = tuple(hash_of(file, known or {}) for file in sources)
     parts = key_parts(
         recording,
@@ -144,24 +149,82 @@ def prepare_recording(
     record = read_record(store, key)
     if record is not None:
         return _prepared(store, record, made=False, hashed=hashed)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        options = {"strict": True} if strict and _takes(corpus.load, "strict") else {}
-        signal = corpus.load(recording, **options)
-        # Of the recording as it was read: steps change what it is recognised by.
-        mark = fingerprint(signal)
-        for step in steps:
-            signal = step(signal)
-    if [stamp_of(item.path) for item in hashed] != [item.stamp for item in hashed]:
-        raise ValueError(f"{recording.path}: changed while it was read. Prepare it again.")
-    # The corpus names the recording; a reader may have filled in less.
-    signal = replace(signal, recording=replace(recording, path=None))
     provenance = parts.provenance(source_name(recording, corpus.root))
-    record = write_recording(
-        store, signal, key=key, dtype=dtype, provenance=provenance, fingerprint=mark
-    )
+    mark = _Mark()
+    with warnings.catch_warnings(record=True) as caught, refusing() if strict else nullcontext():
+        warnings.simplefilter("always")
+        slabs = _processed(_read(corpus, recording, steps, memory), recording, steps, mark, hashed)
+        record = write_recording(
+            store,
+            _whole_or_slabs(slabs),
+            key=key,
+            dtype=dtype,
+            provenance=provenance,
+            fingerprint=mark,
+        )
     notes = tuple(_note(item.message, recording) for item in caught)
     return _prepared(store, record, made=True, hashed=hashed, notes=notes)
+
+
+class _Mark:
+    """Fingerprint of a recording as it was read: steps change what it is recognised by."""
+
+    def __init__(self) -> None:
+        self._maker: Fingerprinter | None = None
+
+    def add(self, slab: Signal) -> None:
+        if self._maker is None:
+            self._maker = Fingerprinter(slab.sfreq)
+        self._maker.add(slab.data, slab.sensors.kind)
+
+    def __call__(self) -> str:
+        return "" if self._maker is None else self._maker.result()
+
+
+def _read(
+    corpus: CorpusLike, recording: Recording, steps: Sequence[Step], memory: int
+) -> Iterator[Signal]:
+    """The recording in groups of channels where reader and steps can, else whole."""
+    slabs = getattr(corpus, "slabs", None)
+    if slabs is None or not all(getattr(step, "by_channel", False) for step in steps):
+        return iter([corpus.load(recording)])
+    return iter(slabs(recording, max_bytes=max(1, memory // _COPIES)))
+
+
+def _processed(
+    slabs: Iterator[Signal],
+    recording: Recording,
+    steps: Sequence[Step],
+    mark: _Mark,
+    hashed: Sequence[Hashed],
+) -> Iterator[Signal]:
+    written: set[str] = set()
+    for signal in slabs:
+        mark.add(signal)
+        for step in steps:
+            signal = step(signal)
+        # Confounds come with every group, for the steps; those that are left are written once.
+        signal = without_repeats(signal, written)
+        # The corpus names the recording; a reader may have filled in less.
+        yield replace(signal, recording=replace(recording, path=None))
+        del signal  # before the next one is made
+    if [stamp_of(item.path) for item in hashed] != [item.stamp for item in hashed]:
+        raise ValueError(f"{recording.path}: changed while it was read. Prepare it again.")
+
+
+def _whole_or_slabs(slabs: Iterator[Signal]) -> Signal | Iterator[Signal]:
+    """The only slab as it is: several are written to the disk twice, one is not."""
+    held = [next(slabs)]
+    held += islice(slabs, 1)
+    if len(held) == 1:
+        return held[0]
+
+    def every() -> Iterator[Signal]:
+        while held:
+            yield held.pop(0)
+        yield from slabs
+
+    return every()
 
 
 def _prepared(store: Path, record: dict[str, Any], *, made: bool, **more: Any) -> Prepared:
@@ -169,10 +232,6 @@ def _prepared(store: Path, record: dict[str, Any], *, made: bool, **more: Any) -
     seconds = record["n_times"] / record["sfreq"]
     finished = Finished(key, stamps_of_recording(store, key), seconds, len(coarse))
     return Prepared(finished, made, coarse, **more)
-
-
-def _takes(function: Any, name: str) -> bool:
-    return name in inspect.signature(function).parameters
 
 
 def _note(message: Warning | str, recording: Recording) -> tuple[str, str]:

@@ -28,9 +28,9 @@ from neurofm.data.keys import (
     CorpusLike,
     Folders,
     Step,
+    all_sources,
     key_parts,
     rules_hash,
-    source_files,
     step_specs,
     steps_hash,
     store_folder,
@@ -161,7 +161,7 @@ class _Run:
             sources: tuple[Path, ...] | None = None
             known: dict[str, Hashed] = {}
             with suppress(OSError, ValueError):  # the worker meets it too, and says so
-                sources = tuple(source_files(recording, folders=folders))
+                sources = tuple(all_sources(self.work.corpus, recording, folders=folders))
                 known = self.journal.known(sources)
             if sources is not None and len(known) == len(sources):
                 hashes = {path: item.sha256 for path, item in known.items()}

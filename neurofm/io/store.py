@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -45,7 +45,7 @@ def write_recording(
     key: str,
     dtype: str = "int16",
     provenance: dict[str, Any] | None = None,
-    fingerprint: str = "",
+    fingerprint: str | Callable[[], str] = "",
 ) -> dict[str, Any]:
     """Write one recording; `seal` then makes it visible to readers.
 
@@ -58,7 +58,8 @@ def write_recording(
         key: Name of the recording's files: letters, digits, `.`, `_` and `-`.
         dtype: "int16" (half the bytes, error at most half a step) or "float32" (exact).
         provenance: Where the signal came from; the signal's own history is kept as well.
-        fingerprint: Something to recognise the recording by, whatever file it was read from.
+        fingerprint: Something to recognise the recording by, whatever file it was read from; or a
+            function that knows it once the last group of channels was taken.
 
     Returns:
         What the store knows about the recording.
@@ -93,7 +94,8 @@ def write_recording(
             pieces = layout.interleave(read, known.widths, known.n_times)
             written = _write_blocks(file, pieces)
     record = {"key": key, **known.record(), **written, "block": layout.n_samples, "dtype": dtype}
-    record |= {"provenance": provenance or {}, "fingerprint": fingerprint}
+    mark = fingerprint() if callable(fingerprint) else fingerprint
+    record |= {"provenance": provenance or {}, "fingerprint": mark}
     try:
         write_document(document, record)
     except BaseException:
@@ -363,6 +365,6 @@ class Store:
 
     def _remedy(self, i: int) -> str:
         return (
-            f"Rerun `neurofm prepare {self._index.recording(i).dataset}` with the same options: it "
-            "remakes this recording and leaves the others."
+            f"Rerun `neurofm prepare {self._index.recording(i).dataset}` with the same options and "
+            "--rehash: it remakes this recording and leaves the others."
         )
