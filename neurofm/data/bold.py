@@ -238,3 +238,17 @@ class ShiftEvents:
         if fixed or not matches(event.label, self.labels):
             return event
         return replace(event, onset=event.onset + self.seconds)
+
+
+def without_repeats(signal: Signal, seen: set[str]) -> Signal:
+    """A group of channels without the confounds that an earlier group had.
+
+    Args:
+        seen: Names of the confounds of earlier groups; those of this one are added.
+    """
+    names = signal.sensors.names
+    repeated = {name for name in names if name in seen}
+    seen.update(name for name in names if name.startswith(CONFOUND))
+    if not repeated:
+        return signal
+    return signal.pick([i for i, name in enumerate(names) if name not in repeated])

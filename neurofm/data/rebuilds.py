@@ -16,9 +16,9 @@ from neurofm.data.journal import Hashed, Journal, hash_of
 from neurofm.data.keys import (
     CorpusLike,
     Step,
+    all_sources,
     key_parts,
     rules_hash,
-    source_files,
     source_name,
     steps_hash,
 )
@@ -107,7 +107,7 @@ def outlook(
         if recording is None:
             reasons[name] = [GONE]
             continue
-        known = _hashes(recording, journal, read=only is not None)
+        known = _hashes(corpus, recording, journal, read=only is not None)
         parts = key_parts(recording, known or {}, rules=rules, steps=hashed_steps, dtype=dtype)
         after = parts.provenance(source_name(recording, corpus.root))
         if known is None:
@@ -122,10 +122,12 @@ def outlook(
     return Outlook(reasons, kept)
 
 
-def _hashes(recording: Recording, journal: Journal, *, read: bool) -> dict[str, str] | None:
+def _hashes(
+    corpus: CorpusLike, recording: Recording, journal: Journal, *, read: bool
+) -> dict[str, str] | None:
     """Hash of each source file by its path, None if one is unknown and shall not be read."""
     with suppress(OSError):
-        files = source_files(recording)
+        files = all_sources(corpus, recording)
         known: dict[str, Hashed] = journal.known(files)
         if read:
             known = {str(file): hash_of(file, known) for file in files}
