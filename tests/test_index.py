@@ -323,6 +323,41 @@ def test_a_missing_index_is_named_with_a_remedy(tmp_path):
         Store(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def flipped(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flipped")
+    write_recording(folder, signal("0"), key="k0")
+    seal(folder)
+    return folder, (folder / "manifest.json").read_bytes()
+
+
+@given(st.data())
+def test_no_flipped_byte_of_a_manifest_is_believed(flipped, data):
+    folder, whole = flipped
+    raw = bytearray(whole)
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    (folder / "manifest.json").write_bytes(raw[: data.draw(st.integers(0, len(raw)))])
+    with pytest.raises(OSError, match=r"manifest\.json: damaged"):
+        Store(folder)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{}, {"format": 3}, {"format": 3, "index": 5}, {"format": 3, "index": {}}]
+    + [{"format": 3, "index": {"file": name}} for name in (7, "../index-0.bin", "/etc/passwd")],
+)
+def test_manifests_of_something_else_are_refused(tmp_path, document):
+    write_document(tmp_path / "manifest.json", document)
+    with pytest.raises((OSError, ValueError), match=r"manifest\.json.*neurofm prepare"):
+        Store(tmp_path)
+
+
+def test_keys_that_lead_out_of_the_store_are_refused():
+    index = build([replace(row(0, "00" * 8), key="../../k")], sensor_sets(), {})
+    with pytest.raises(ValueError, match=r"not the index of a store \(keys\)"):
+        loaded(packed(index))
+
+
 def test_another_stores_index_is_not_taken(tmp_path):
     for name in ("a", "b"):
         write_recording(tmp_path / name, signal("0" if name == "a" else "1"), key="k")

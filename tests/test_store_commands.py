@@ -239,7 +239,7 @@ def test_gc_leaves_a_store_alone_whose_driver_is_at_work(store, capsys):
 
 @pytest.mark.parametrize(
     ("n_bytes", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (25_600, "25.6 kB"), (3e12, "3.0 TB")],
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (25_600, "25.6 kB"), (3 * 10**12, "3.0 TB")],
 )
 def test_bytes_are_readable(n_bytes, text):
     assert readable(n_bytes) == text

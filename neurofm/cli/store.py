@@ -105,7 +105,7 @@ def _dataset(store: Path) -> str:
     return store.name.rpartition("-")[0]
 
 
-def readable(n_bytes: float) -> str:
+def readable(n_bytes: int) -> str:
     """Bytes for people."""
     units = ("B", "kB", "MB", "GB", "TB")
     power = next((p for p in range(4) if n_bytes < 1000 ** (p + 1)), 4)

@@ -114,11 +114,13 @@ def parse_document(raw: bytes, where: str) -> dict[str, Any]:
     Raises:
         OSError: Its bytes are not those that were written.
     """
+    remedy = "Delete it and rerun `neurofm prepare`."
     if raw[:_HEAD_LENGTH] != _HEAD % crc32c(raw[_HEAD_LENGTH:]):
-        raise OSError(
-            f"{where}: damaged, its checksum does not match. Delete it and rerun `neurofm prepare`."
-        )
-    document: dict[str, Any] = json.loads(raw)
+        raise OSError(f"{where}: damaged, its checksum does not match. {remedy}")
+    try:
+        document: dict[str, Any] = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise OSError(f"{where}: damaged, it is not JSON ({error}). {remedy}") from None
     del document["crc32c"]
     return document
 

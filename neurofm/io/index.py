@@ -370,6 +370,8 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
             want(not codes.size or (codes.min() >= low and codes.max() < n), f"numbers in {name}")
     n = sizes["recording"]
     want(len(arrays["key_at_text"]) == n + 1, "number of keys")
+    # Keys become names of files: none may lead out of the store.
+    want(not np.isin(arrays["key_text"], np.frombuffer(b"/\\\0", np.uint8)).any(), "keys")
     for name, limit in (("sensors", sizes["set"]), ("dtype", 2)):
         codes = arrays[name]
         want(not n or (codes.min() >= 0 and codes.max() < limit), f"numbers in {name}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ from neurofm.types import Event, Recording, Sensors
 
 FORMAT = 3
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"index-[0-9a-f]+\.bin")
 
 
 def sensors_document(sensors: Sensors) -> dict[str, Any]:
@@ -246,16 +248,18 @@ def read_manifest(source: Source, where: str) -> tuple[dict[str, Any], Index]:
                 f"{FORMAT}. Update neurofm, or rerun `neurofm prepare`: what an older version "
                 "prepared is taken over where it is still right."
             )
-        named = manifest["index"]
+        named = manifest.get("index")
+        if not isinstance(named, dict) or not _NAME.fullmatch(str(named.get("file"))):
+            raise ValueError(f"{where}/{MANIFEST}: names no index. {remedy}")
         file = f"{where}/{named['file']}"
         try:
             packed = read_whole(source, named["file"])
         except FileNotFoundError:
             continue
         index = load(packed, file)
-        if checksum(packed) != named["crc32c"]:
+        if checksum(packed) != named.get("crc32c"):
             raise OSError(f"{file}: not the index that {MANIFEST} names. {remedy}")
-        return manifest, index
+        return {"about": index.about, **manifest}, index
     raise OSError(f"{file}: missing, though {MANIFEST} names it. {remedy}")
 
 
