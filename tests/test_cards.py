@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
 from neurofm import cards
-from neurofm.io import FolderReader, open_corpus
+from neurofm.io import FolderReader
 from neurofm.io.fetch import client_of
 from neurofm.units import Kind
 
@@ -60,32 +59,6 @@ def test_labels_of_the_rules_are_those_expected(name):
         if key not in ("subject", "session", "task", "run") and label is not None
     }
     assert named <= set(card.get("expected", {}).get("labels", named))
-
-
-@pytest.mark.parametrize("name", DATASETS)
-def test_every_dataset_card_opens_a_miniature_of_its_corpus(name, tiny, tmp_path, monkeypatch):
-    card = cards.read("datasets", name)
-    monkeypatch.setenv("NEUROFM_DATA", str(tmp_path))
-    if card.get("folder", name) is not None:
-        pattern = card["reader"]["init_args"]["pattern"]
-        file = pattern.format(subject="01", session="1", task="P300", run="1")
-        path = tmp_path / card.get("folder", name) / file
-        path.parent.mkdir(parents=True)
-        if file.endswith(".csv.gz"):
-            head = "timestamps,TP9,AF7,AF8,TP10,Marker"
-            rows = np.c_[np.arange(512) / 256, tiny.data[:4].T, np.arange(512) == 99]
-            np.savetxt(path, rows, delimiter=",", header=head, comments="")
-        elif file.endswith(".set"):
-            tiny.names = [f"EEG {i:03d}" for i in (0, 1, 2, 11, 12, 31)]
-            tiny.eeglab(path)
-        else:
-            tiny.edf(path)
-    corpus = open_corpus(name)
-    recording = corpus.recordings()[0]
-    signal = corpus.load(recording)
-    assert recording.dataset == name
-    assert signal.events
-    assert signal.sensors.has_position[signal.sensors.kind == Kind.EEG].all()
 
 
 def test_a_missing_card_names_near_misses():

@@ -282,17 +282,23 @@ class BIDSReader:
                 "unknown_channels",
             )
             report(problem, str(path))
-        signal = signal_from_raw(
-            raw,
-            recording,
-            montage=self.montage,
-            standardize=self.standardize,
-            rename=self.rename,
-            kinds={**_kinds(table, self.rename or {}), **(self.kinds or {})},
-            exclude=(*self.exclude, *_triggers(table)),
-            unit=self.unit,
-            event_channel=self.event_channel if given is None else None,
-        )
+        try:
+            signal = signal_from_raw(
+                raw,
+                recording,
+                montage=self.montage,
+                standardize=self.standardize,
+                rename=self.rename,
+                kinds={**_kinds(table, self.rename or {}), **(self.kinds or {})},
+                exclude=(*self.exclude, *_triggers(table)),
+                unit=self.unit,
+                event_channel=self.event_channel if given is None else None,
+            )
+        except KeyError as error:  # MNE, of a type that does not go with its unit
+            raise ValueError(
+                f"{path}: {table_path or 'its sidecars'} declare a type or unit of a channel that "
+                f"cannot be ({error}). Correct them."
+            ) from error
         if given is not None:
             own = [event for event in signal.events if event.label.upper().startswith(_KEPT)]
             merged = sorted([*given, *own], key=lambda event: event.onset)

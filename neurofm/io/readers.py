@@ -10,6 +10,7 @@ Axes: channel time.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -70,7 +71,8 @@ def find_recordings(
             f"{root}: no such folder; expected the recordings of {dataset} there."
         )
     expression = compile_pattern(pattern)
-    glob = re.sub(r"\{[^}]+\}", "*", pattern.replace("[", "[[]"))
+    # Two fields side by side are one star: two would mean any number of folders.
+    glob = re.sub(r"\*?(\{[^}]+\}\*?)+", "*", pattern.replace("[", "[[]"))
     found = []
     for path in sorted(root.glob(glob)):
         relative = path.relative_to(root).as_posix()
@@ -274,7 +276,7 @@ class TableReader:
                 table = np.loadtxt(path, delimiter=separator, skiprows=1, ndmin=2)
             except ValueError:  # empty cells: the slower reader takes them for NaN
                 table = np.genfromtxt(path, delimiter=separator, skip_header=1, ndmin=2)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, zlib.error) as error:
             raise ValueError(
                 f"{path}: incomplete or not compressed ({error}). Fetch it again."
             ) from error
