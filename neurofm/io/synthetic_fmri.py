@@ -32,7 +32,7 @@ REGIONS = {"ventral": (0.030, -0.055, -0.015), "frontal": (0.040, 0.035, 0.025)}
 _MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 _GRID_M = 0.004  # distance of voxels
 _FEATURES = 6
-_LEAD_S, _TAIL_S = 10.0, 16.0
+_LEAD_S, _TAIL_S = 10.0, 26.0
 
 
 @dataclass(frozen=True)
