@@ -77,9 +77,9 @@ def _positions(texts: Sequence[str]) -> dict[str, list[int]]:
 
 
 class _Bits:
-    """Bits of many fingerprints, padded to one length."""
+    """Bits of many fingerprints (frame x feature, of any length), padded to one length."""
 
-    def __init__(self, bits: Sequence[Bool[np.ndarray, "frame feature"]]) -> None:
+    def __init__(self, bits: Sequence[np.ndarray]) -> None:
         self.length = np.array([len(item) for item in bits], dtype=np.int64)
         self.values = np.zeros((len(bits), MAX_FRAMES, 2), dtype=bool)
         for i, item in enumerate(bits):

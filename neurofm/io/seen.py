@@ -95,7 +95,7 @@ class Seen:
             "fingerprints": self.fingerprints,
             "spans": spans,
         }
-        return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 6)
+        return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 1)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, where: str) -> Seen:
@@ -109,7 +109,10 @@ class Seen:
         """
         unfold = zlib.decompressobj()
         try:
-            document = json.loads(unfold.decompress(data, _MOST))
+            text = unfold.decompress(data, _MOST)
+            if not unfold.eof:
+                raise ValueError("its end is missing")
+            document = json.loads(text)
             if document["format"] != FORMAT:
                 raise ValueError(f"format {document['format']}, this neurofm reads {FORMAT}")
             return cls(
