@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import mne
 import numpy as np
@@ -316,33 +315,3 @@ def test_reading_needs_no_deep_learning_library():
         "assert not {'torch', 'lightning'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.corpus
-@pytest.mark.filterwarnings("ignore::neurofm.io.quality.RecordingWarning")
-@pytest.mark.parametrize(
-    ("file", "counts"),
-    [
-        ("elekta306_sss_raw.fif", {"GRAD": 204, "MAG": 102, "EEG": 60, "EOG": 1}),
-        ("elekta_3ch_raw.fif", {"GRAD": 2, "MAG": 1}),
-        ("ctf275_comp_raw.fif", {"AXIAL": 274, "MEG_REF": 29}),
-        ("ctf275_discontinuous_raw.fif", {"AXIAL": 273, "MEG_REF": 28, "EEG": 8}),
-        ("kit157.sqd", {"AXIAL": 157, "MEG_REF": 3}),
-        ("bti248_raw.fif", {"MAG": 248}),
-    ],
-)
-def test_real_meg_systems_are_told_apart(corpora: Path, file, counts):
-    corpus = open_path(corpora / "meg_samples" / file)
-    signal = corpus.load(corpus.recordings()[0])
-    names = [Kind(int(k)).name for k in signal.sensors.kind]
-    assert {name: names.count(name) for name in counts} == counts
-    assert len(names) == sum(counts.values())
-    meg = np.isin(signal.sensors.kind, [Kind.MAG, Kind.GRAD, Kind.AXIAL])
-    radius = np.linalg.norm(signal.sensors.position[meg], axis=1)
-    assert radius.min() > 0.03 and radius.max() < 0.3  # metres
-    np.testing.assert_allclose(
-        np.linalg.norm(signal.sensors.orientation[meg], axis=1), 1, atol=1e-3
-    )
-    if file == "elekta_3ch_raw.fif":
-        assert len(signal.events) == 162
-        assert {event.label for event in signal.events} == {str(2**i) for i in range(8)}

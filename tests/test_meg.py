@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 from mne.io.constants import FIFF
 
-from neurofm.io import FolderReader, RecordingWarning, read_raw_signal, signal_from_raw
+from neurofm.io import (
+    FolderReader,
+    RecordingWarning,
+    open_corpus,
+    read_raw_signal,
+    signal_from_raw,
+)
 from neurofm.io.epochs import signal_from_evokeds
 from neurofm.io.provenance import details_of
-from neurofm.types import Event, Recording
+from neurofm.io.quality import collect
+from neurofm.types import Event, Recording, Signal
 from neurofm.units import Kind
 
 WHO = Recording("tiny", "1")
@@ -490,3 +497,100 @@ def test_a_4d_recording_is_read_with_its_configuration_and_head_shape(tmp_path, 
     (folder / "hs_file").write_bytes(b"\0")
     reader.load(recording)
     assert seen["head_shape_fname"] == str(folder / "hs_file")
+
+
+SYSTEMS = {
+    "elekta306_sample-ave": ({"GRAD": 204, "MAG": 102, "EEG": 60, "EOG": 1}, 600.615, 2.804),
+    "elekta306_sss_raw": ({"GRAD": 204, "MAG": 102, "EEG": 60, "EOG": 1}, 300.307, 1.002),
+    "elekta_3ch_raw": ({"GRAD": 2, "MAG": 1}, 1000.0, 80.0),
+    "ctf275_comp_raw": ({"AXIAL": 274, "MEG_REF": 29}, 480.0, 0.502),
+    "ctf275_discontinuous_raw": ({"AXIAL": 273, "MEG_REF": 28, "EEG": 8}, 1200.0, 2.002),
+    "kit157": ({"AXIAL": 157, "MEG_REF": 3}, 1000.0, 2.0),
+    "bti248_raw": ({"MAG": 248}, 1017.25, 0.3),
+}
+
+
+def real(corpora: Path, name: str) -> Signal:
+    """A sample through its card, problems collected."""
+    corpus = open_corpus("meg_samples", root=corpora / "meg_samples")
+    with collect():
+        return corpus.load(corpus.recordings(subjects=[name])[0])
+
+
+@pytest.mark.corpus
+def test_the_card_of_the_meg_samples_finds_all_files(corpora):
+    corpus = open_corpus("meg_samples", root=corpora / "meg_samples")
+    assert {recording.subject for recording in corpus.recordings()} == set(SYSTEMS)
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_meg_system_gives_its_kinds_rate_duration_units_and_geometry(corpora, name):
+    counts, sfreq, duration = SYSTEMS[name]
+    signal = real(corpora, name)
+    kinds = [Kind(int(k)).name for k in signal.sensors.kind]
+    assert {kind: kinds.count(kind) for kind in counts} == counts
+    assert len(kinds) == sum(counts.values())
+    assert signal.sfreq == pytest.approx(sfreq, abs=0.001)
+    assert signal.duration == pytest.approx(duration, abs=0.003)
+    meg = np.isin(signal.sensors.kind, [Kind.MAG, Kind.GRAD, Kind.AXIAL])
+    radius = np.linalg.norm(signal.sensors.position[meg], axis=1)
+    assert radius.min() > 0.03 and radius.max() < 0.3  # metres
+    length = np.linalg.norm(signal.sensors.orientation[meg], axis=1)
+    np.testing.assert_allclose(length, 1, atol=1e-3)
+    assert not signal.sensors.orientation[signal.sensors.kind == Kind.EEG].any()
+    # fT and fT/cm, of the size heads and magnetically shielded rooms make
+    typical = np.median(signal.data[meg].std(axis=1))
+    assert 10 < typical < 1e4
+    assert signal.sensors.frame == ("unknown" if name in ("kit157", "elekta_3ch_raw") else "head")
+
+
+@pytest.mark.corpus
+def test_the_triggers_of_the_elekta_sample_are_all_there(corpora):
+    signal = real(corpora, "elekta_3ch_raw")
+    assert len(signal.events) == 162
+    assert {event.label for event in signal.events} == {str(2**i) for i in range(8)}
+
+
+@pytest.mark.corpus
+def test_the_averages_of_the_elekta_sample_keep_their_names_and_counts(corpora):
+    signal = real(corpora, "elekta306_sample-ave")
+    about = signal.details["evoked"]
+    assert [item["condition"] for item in about] == [
+        "Left Auditory",
+        "Right Auditory",
+        "Left visual",
+        "Right visual",
+    ]
+    assert [item["nave"] for item in about] == [3, 6, 6, 6]
+    assert sum(event.label == "EDGE boundary" for event in signal.events) == 3
+    # the auditory field 100 ms after the tone, in the average itself
+    (onset,) = [event.onset for event in signal.events if event.label == "Left Auditory"]
+    grad = signal.data[signal.sensors.kind == Kind.GRAD]
+    at = round((onset + 0.1) * signal.sfreq)
+    power = np.sqrt((grad**2).mean(axis=0))
+    assert power[at - 12 : at + 12].max() > 1.5 * power[: round(onset * signal.sfreq)].mean()
+
+
+@pytest.mark.corpus
+def test_the_history_of_real_files_is_in_their_details(corpora):
+    assert real(corpora, "ctf275_comp_raw").details["compensation_grade"] == 3
+    discontinuous = real(corpora, "ctf275_discontinuous_raw")
+    assert discontinuous.details["compensation_grade"] == 0
+    assert discontinuous.details["head_movement_mm"] < 2
+    (edge,) = [event for event in discontinuous.events if event.label == "EDGE boundary"]
+    assert edge.onset == pytest.approx(1201 / 1200)
+    separated = real(corpora, "elekta306_sss_raw").details
+    assert separated["sss"] is True
+    assert separated["sss_info"]["orders"] == [8, 3]
+
+
+@pytest.mark.corpus
+def test_real_compensation_can_be_undone_and_applied_again(corpora):
+    path = corpora / "meg_samples" / "ctf275_comp_raw.fif"
+    stored = read_raw_signal(path, WHO)
+    raw = read_raw_signal(path, WHO, compensation=0)
+    axial = stored.sensors.kind == Kind.AXIAL
+    assert raw.data[axial].std() > 1.2 * stored.data[axial].std()
+    np.testing.assert_allclose(raw.data[~axial], stored.data[~axial], atol=1e-6)
+    assert raw.details["compensation_grade"] == 0

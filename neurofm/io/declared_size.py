@@ -15,6 +15,7 @@ import gzip
 import math
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 from neurofm.io.quality import Problem, listed, report
@@ -141,7 +142,7 @@ def check_gdf(path: Path, size: int) -> None:
             records = struct.unpack_from("<q", header, 236)[0]
             signals = struct.unpack_from("<I" if old else "<H", header, 252)[0]
             start = struct.unpack_from("<q" if old else "<H", header, 184)[0] * (1 if old else 256)
-            table = file.read(256 * signals)
+            table = file.read(min(256 * signals, size))
     if len(header) < 256 or len(table) < 256 * signals:
         raise ValueError(f"{path}: truncated inside the header: {size} bytes. Fetch it again.")
     counts = struct.unpack_from(f"<{signals}i", table, 216 * signals)
@@ -160,7 +161,7 @@ def check_nifti(path: Path, size: int) -> None:
     with gzip.open(path) if packed else path.open("rb") as file:
         try:
             header = file.read(540)
-        except (EOFError, OSError) as error:
+        except (EOFError, OSError, zlib.error) as error:
             raise ValueError(
                 f"{path}: truncated or not compressed ({error}). Fetch it again."
             ) from error
@@ -224,7 +225,7 @@ def _unpack(path: Path, needed: int) -> None:
         with gzip.open(path) as file:
             while block := file.read(1 << 20):
                 total += len(block)
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(
             f"{path}: truncated: the compressed file is incomplete ({error}). Fetch it again."
         ) from error
@@ -309,7 +310,7 @@ def check_kit(path: Path, size: int) -> None:
         if len(first) < 16:
             raise ValueError(f"{path}: truncated inside the header: {size} bytes. Fetch it again.")
         entries = struct.unpack("<4i", first)[3]
-        table = file.read(16 * max(entries - 1, 0))
+        table = file.read(min(16 * max(entries - 1, 0), size))
     if entries < 2 or len(table) < 16 * (entries - 1):
         raise ValueError(
             f"{path}: truncated inside the header: {size} bytes, {entries} directory entries "

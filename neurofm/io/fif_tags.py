@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import gzip
 import struct
+import zlib
+from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
 
@@ -32,10 +34,8 @@ CONTENTS = {
 def check_fif(path: Path, size: int) -> None:
     """Raise ValueError if the chain of tags breaks off before all blocks are closed."""
     depth = 0
-    position = 0
     with path.open("rb") as file:
-        while position < size:
-            kind, length, following = _tag(file, position)
+        for position, kind, length in _tags(file, path):
             end = position + 16 + length
             if kind is None or length < 0 or end > size:
                 raise ValueError(
@@ -43,9 +43,6 @@ def check_fif(path: Path, size: int) -> None:
                     f"file ends at {size}. Fetch it again."
                 )
             depth += {_BLOCK_START: 1, _BLOCK_END: -1}.get(kind, 0)
-            if following == -1:
-                break
-            position = following if following > 0 else end
     if depth > 0:
         raise ValueError(
             f"{path}: truncated: {depth} FIF blocks are opened and never closed in {size} bytes. "
@@ -60,7 +57,7 @@ def check_gzip(path: Path, start: bytes) -> None:
             found = file.read(len(start))
             while file.read(1 << 20):
                 pass
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(
             f"{path}: the compressed file is incomplete ({error}). Fetch it again."
         ) from error
@@ -71,27 +68,45 @@ def check_gzip(path: Path, start: bytes) -> None:
 
 
 def content_of(path: Path) -> str:
-    """What a FIF file holds, by its blocks: a value of `CONTENTS`, or "nothing known"."""
+    """What a FIF file holds, by its blocks: a value of `CONTENTS`, or "nothing known".
+
+    Raises:
+        ValueError: The chain of tags turns in a circle.
+    """
     packed = path.name.lower().endswith(".gz")
     blocks = set()
-    position = 0
     with gzip.open(path) if packed else path.open("rb") as file:
-        while True:
-            kind, length, following = _tag(file, position)
+        for _, kind, length in _tags(file, path):
             if kind is None:
                 break
-            if kind == _BLOCK_START:
-                blocks.add(struct.unpack(">i", file.read(4))[0])
-            if following == -1:
-                break
-            position = following if following > 0 else position + 16 + length
+            if kind == _BLOCK_START and length == 4:
+                blocks.add(int.from_bytes(file.read(4), "big"))
     return next((name for block, name in CONTENTS.items() if block in blocks), "nothing known")
 
 
-def _tag(file: BufferedReader | gzip.GzipFile, position: int) -> tuple[int | None, int, int]:
-    file.seek(position)
-    header = file.read(16)
-    if len(header) < 16:
-        return None, 0, 0
-    kind, _, length, following = struct.unpack(">iiii", header)
-    return kind, length, following
+def _tags(
+    file: BufferedReader | gzip.GzipFile, path: Path
+) -> Iterator[tuple[int, int | None, int]]:
+    """Position, kind and length of every tag; the file stands behind the tag's head.
+
+    A kind of None means that the file ends inside the head.
+    """
+    position, seen = 0, set()
+    while position not in seen:
+        seen.add(position)
+        file.seek(position)
+        head = file.read(16)
+        if not head and position > 0:
+            return  # the chain ends with the file
+        if len(head) < 16:
+            yield position, None, 0
+            return
+        kind, _, length, following = struct.unpack(">iiii", head)
+        yield position, kind, length
+        if following == -1:
+            return
+        position = following if following > 0 else position + 16 + max(length, 0)
+    raise ValueError(
+        f"{path}: its chain of FIF tags comes back to byte {position}. The file is damaged: fetch "
+        "it again."
+    )
