@@ -286,7 +286,9 @@ def signal_with(*events: Event) -> Signal:
 
 
 def test_overlapping_events_of_different_names_are_told():
-    overlapping = signal_with(Event(1, 2, "left"), Event(2, 2, "right"), Event(5, 1, "left"))
+    overlapping = signal_with(
+        Event(1.0, 2.0, "left"), Event(2.0, 2.0, "right"), Event(5.0, 1.0, "left")
+    )
     problem = event_problem(overlapping)
     assert problem is not None
     assert "1 of 3 events overlap" in problem.what and "left (1.00 s, 2.00 s long)" in problem.what
@@ -296,12 +298,12 @@ def test_overlapping_events_of_different_names_are_told():
 @pytest.mark.parametrize(
     "events",
     [
-        (Event(1, 1, "left"), Event(2, 1, "right")),
-        (Event(1, 1.001, "left"), Event(2, 1, "right")),
-        (Event(0, 10, "rest"), Event(2, 1, "right")),
-        (Event(1, 3, "BAD jump"), Event(2, 1, "right")),
-        (Event(1, 3, "left"), Event(2, 1, "left")),
-        (Event(1, 0, "left"), Event(1, 0, "shown")),
+        (Event(1.0, 1.0, "left"), Event(2.0, 1.0, "right")),
+        (Event(1.0, 1.001, "left"), Event(2.0, 1.0, "right")),
+        (Event(0.0, 10.0, "rest"), Event(2.0, 1.0, "right")),
+        (Event(1.0, 3.0, "BAD jump"), Event(2.0, 1.0, "right")),
+        (Event(1.0, 3.0, "left"), Event(2.0, 1.0, "left")),
+        (Event(1.0, 0.0, "left"), Event(1.0, 0.0, "shown")),
     ],
 )
 def test_events_that_follow_each_other_are_no_problem(events):
