@@ -120,10 +120,10 @@ def find_leaks(
 
 def leaks_of(
     columns: Columns,
-    sides: Mapping[str, Int[np.ndarray, " member"]],
+    sides: Mapping[str, np.ndarray],
     *,
     by: str,
-    fitted: Mapping[str, Int[np.ndarray, " member"]] | None = None,
+    fitted: Mapping[str, np.ndarray] | None = None,
     seen: Seen | None = None,
 ) -> list[Leak]:
     """As `find_leaks`, of columns.

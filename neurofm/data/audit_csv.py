@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from neurofm.data.columns import Columns
-from neurofm.shapes import Float, Int
+from neurofm.shapes import Float
 
 # Column -> other names it goes by.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -53,8 +53,8 @@ class Table:
     """
 
     columns: Columns
-    sides: Mapping[str, Int[np.ndarray, " member"]]
-    fitted: Mapping[str, Int[np.ndarray, " member"]]
+    sides: Mapping[str, np.ndarray]
+    fitted: Mapping[str, np.ndarray]
     has: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -230,7 +230,7 @@ def _joined(parts: Sequence[Sequence[str | None]]) -> list[str | None]:
     ]
 
 
-def _sides(values: list[str], path: Path) -> dict[str, Int[np.ndarray, " member"]]:
+def _sides(values: list[str], path: Path) -> dict[str, np.ndarray]:
     number = {
         name: i for i, (side, others) in enumerate(SIDES.items()) for name in (side, *others)
     } | dict.fromkeys(_NOTHING, -1)
@@ -245,7 +245,7 @@ def _sides(values: list[str], path: Path) -> dict[str, Int[np.ndarray, " member"
     return {side: members for side, members in found.items() if len(members)}
 
 
-def _fits(values: Sequence[str]) -> dict[str, Int[np.ndarray, " member"]]:
+def _fits(values: Sequence[str]) -> dict[str, np.ndarray]:
     """`fitted_on` names, for each row, what was fitted on it: "scaler; alignment"."""
     members: dict[str, list[int]] = {}
     for i, value in enumerate(values):
