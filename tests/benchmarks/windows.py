@@ -1,10 +1,16 @@
-"""Random 2-s windows: the store against braindecode and against a copy from memory (the limit).
+"""Random 2-s windows: the store against other formats and a copy from memory (the limit).
 
-Every method serves the same windows of the same recordings as batches of 64. Each runs in its own
-process with one thread, and the processes take turns, so that a slow moment of the machine hits
-all of them. Time is CPU time of the process; memory is what opening and reading added to it.
+Every format serves the same windows of the same recordings as batches, a new array each. Each runs
+in its own process with one thread, and the processes take turns, so that a slow moment of the
+machine hits all of them. Warm time is CPU time. Cold time, CPU and wall, is measured after the
+format's files were dropped from the page cache and opened anew (opening an EDF reads all of it for
+its annotations). Memory is the peak of resident memory while opening and reading, beyond what was
+there after the imports. Damage: a bit of four neighbouring bytes flipped, the file cut in half, a
+block gone; then the recording is read by another process. "caught" = an error, "silent" = other
+numbers without an error, "dead" = the process was killed.
 
-Recordings: EEGMMIDB under $NEUROFM_DATA, else simulated ones; resampled to 256 Hz.
+Cases: eeg = EEGMMIDB under $NEUROFM_DATA, else simulated, at 256 Hz; meg = 306 channels of noise at
+1000 Hz.
 """
 
 from __future__ import annotations
@@ -17,253 +23,257 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-WINDOW_S, STRIDE_S, SFREQ, BATCH = 2.0, 0.25, 256.0, 64
-METHODS = {
-    "gather": "float32 arrays in memory, windows copied out: the limit",
-    "store int16": "neurofm, checksums verified",
-    "store float32": "neurofm, checksums verified",
-    "lazy FIF": "braindecode, float32 FIF read when asked",
-    "lazy EDF": "braindecode, the original EDF at its own rate read when asked",
-    "preloaded": "braindecode, recordings preloaded by MNE",
-}
-Draw = Callable[[list[int]], Any]
+from tests.benchmarks.window_damage import damage_table
+from tests.benchmarks.window_formats import FORMATS, Made, open_format, warm_up, write
+
+BATCH = {"eeg": 64, "meg": 16}
+BATCHES = {"eeg": 40, "meg": 10}
 
 
-def _corpus() -> tuple[Any, str]:
-    from neurofm.io import open_corpus
+def build(folder: Path, case: str) -> Made:
+    """Write the recordings as arrays and as stores."""
+    signals, name, edf = _eeg(folder) if case == "eeg" else _meg()
+    from neurofm.io import seal, write_recording
 
-    if os.environ.get("NEUROFM_DATA"):
-        return open_corpus("eegmmidb"), "EEGMMIDB"
-    return open_corpus("simulated_motor_imagery"), "simulation"
-
-
-def build(folder: Path) -> dict[str, Any]:
-    """Write the recordings in every format; what was written."""
-    import mne
-
-    from neurofm.data import Resample, prepare_corpus
-    from neurofm.io import Store, signal_to_raw
-
-    corpus, name = _corpus()
-    recordings = corpus.recordings()
-    if name == "EEGMMIDB":  # two-minute runs only: the rest have other lengths
-        recordings = corpus.recordings(runs=[4, 8, 12])
-    runs = sorted({item.run for item in recordings})
+    (folder / "npy").mkdir()
+    n_times = []
+    for i, signal in enumerate(signals):
+        np.save(folder / "npy" / f"{i:03d}.npy", signal.data)
+        n_times.append(signal.data.shape[1])
+        for dtype in ("int16", "float32"):
+            write_recording(folder / f"store {dtype}", signal, key=f"{i:03d}", dtype=dtype)
+        sfreq, n_channels = signal.sfreq, len(signal.sensors)
     for dtype in ("int16", "float32"):
-        path = prepare_corpus(
-            corpus, [Resample(SFREQ)], folder / dtype, runs=runs, dtype=dtype, progress=False
-        )
-        path.rename(folder / dtype / "store")
-    store = Store(folder / "float32" / "store")
-    by_id = {item.id: item for item in recordings}
-    (folder / "fif").mkdir()
-    (folder / "edf").mkdir()
-    originals = []
-    for i, entry in enumerate(store.entries):
-        recording = by_id[entry.recording.id]
-        data = store.read(i, 0, entry.n_times)
-        np.save(folder / f"{i:03d}.npy", data)
-        original = corpus.load(recording)
-        prepared = type(original)(
-            data, entry.sfreq, entry.sensors, original.events, original.recording
-        )
-        raw = signal_to_raw(prepared)
-        raw.save(folder / "fif" / f"{i:03d}_raw.fif", fmt="single", verbose="ERROR")
-        edf = recording.path
-        if edf is None:
-            edf = folder / "edf" / f"{i:03d}.edf"
-            mne.export.export_raw(edf, signal_to_raw(original), verbose="ERROR")
-        originals.append(str(edf))
-    return {
-        "data": name,
-        "recordings": len(store),
-        "hours": sum(entry.duration for entry in store.entries) / 3600,
-        "edf": originals,
-        "n_times": [entry.n_times for entry in store.entries],
-    }
+        seal(folder / f"store {dtype}")
+    return Made(folder, name, sfreq, n_channels, tuple(n_times), tuple(edf))
 
 
-def _positions(made: dict[str, Any]) -> list[tuple[int, int]]:
-    """Recording and first sample of every window, the same for all methods."""
-    n, step = round(WINDOW_S * SFREQ), round(STRIDE_S * SFREQ)
-    return [
-        (i, start)
-        for i, n_times in enumerate(made["n_times"])
-        for start in range(0, n_times - n + 1, step)
-    ]
-
-
-def _open(method: str, folder: Path, made: dict[str, Any]) -> Draw:
-    if method == "gather":
-        return _gather(folder, made)
-    if method.startswith("store"):
-        from neurofm.data import Windows
-
-        store = folder / method.split()[1] / "store"
-        return Windows(store, window_s=WINDOW_S, stride_s=STRIDE_S).__getitems__
-    return _braindecode(method, folder, made)
-
-
-def _gather(folder: Path, made: dict[str, Any]) -> Draw:
-    import torch
-
-    arrays = [np.load(folder / f"{i:03d}.npy") for i in range(made["recordings"])]
-    positions = _positions(made)
-    n = round(WINDOW_S * SFREQ)
-    x = torch.empty(BATCH, len(arrays[0]), n)
-    out = x.numpy()
-
-    def draw(indices: list[int]) -> Any:
-        for k, index in enumerate(indices):
-            i, start = positions[index]
-            out[k] = arrays[i][:, start : start + n]
-        return x
-
-    return draw
-
-
-def _braindecode(method: str, folder: Path, made: dict[str, Any]) -> Draw:
+def _eeg(folder: Path) -> tuple[Any, str, list[str]]:
     import mne
-    from torch.utils.data import default_collate
 
-    from neurofm.compat import guard_torchaudio
+    from neurofm.data import Resample
+    from neurofm.io import open_corpus, signal_to_raw
+    from neurofm.types import Recording, Signal
 
-    guard_torchaudio()
-    from braindecode.datasets import BaseConcatDataset, RawDataset
-    from braindecode.preprocessing import create_fixed_length_windows
+    real = bool(os.environ.get("NEUROFM_DATA"))
+    corpus = open_corpus("eegmmidb" if real else "simulated_motor_imagery")
+    recordings = corpus.recordings(runs=[4, 8, 12]) if real else corpus.recordings()
+    (folder / "edf").mkdir()
+    edf: list[str] = []
 
-    sets = []
-    for i in range(made["recordings"]):
-        if method == "lazy EDF":
-            raw = mne.io.read_raw(made["edf"][i], preload=False, verbose="ERROR")
-        else:
-            path = folder / "fif" / f"{i:03d}_raw.fif"
-            raw = mne.io.read_raw_fif(path, preload=method == "preloaded", verbose="ERROR")
-        sets.append(RawDataset(raw, {"subject": i}))
-    sfreq = sets[0].raw.info["sfreq"]
-    windows = create_fixed_length_windows(
-        BaseConcatDataset(sets),
-        window_size_samples=round(WINDOW_S * sfreq),
-        window_stride_samples=round(STRIDE_S * sfreq),
-        drop_last_window=True,
+    def signals() -> Any:
+        for i, recording in enumerate(recordings):
+            original = corpus.load(recording)
+            file = recording.path
+            if file is None:
+                file = folder / "edf" / f"{i:03d}.edf"
+                mne.export.export_raw(file, signal_to_raw(original), verbose="ERROR")
+            edf.append(str(file))
+            made = Resample(256.0)(original)
+            name = Recording("bench", f"{i:03d}")
+            yield Signal(np.asarray(made.data), made.sfreq, made.sensors, (), name)
+
+    return list(signals()), "EEGMMIDB" if real else "simulation", edf
+
+
+def _meg() -> tuple[Any, str, list[str]]:
+    from neurofm.types import Recording, Sensors, Signal
+    from neurofm.units import Kind
+
+    sensors = Sensors.of_kind([f"MEG{k:03d}" for k in range(306)], Kind.MAG)
+    generator = np.random.default_rng(0)
+    signals = (
+        Signal(
+            generator.standard_normal((306, 60_000), dtype=np.float32) * 300,
+            1000.0,
+            sensors,
+            (),
+            Recording("bench", f"{i:03d}"),
+        )
+        for i in range(6)
     )
-    return lambda indices: default_collate([windows[i] for i in indices])[0]
+    return signals, "noise like MEG", []
 
 
-def _serve(method: str, folder: Path, made: dict[str, Any], seed: int, line: Connection) -> None:
-    """A process that draws batches whenever it is told to, and says how long it took."""
+def _peak() -> int:
+    """Largest resident memory since the last reset, bytes."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def _evict(made: Made, form: str) -> None:
+    """Drop a format's files from the page cache."""
+    for file in made.files(form):
+        descriptor = os.open(file, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def _serve(form: str, made: Made, batch: int, seed: int, line: Connection) -> None:
+    """A process that draws batches whenever it is told to, and says what it took."""
     import psutil
-    import torch
 
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    if method.startswith("store"):
-        import neurofm.data.windows  # noqa: F401
-    elif method != "gather":
-        from neurofm.compat import guard_torchaudio
-
-        guard_torchaudio()
-        import braindecode.datasets
-        import braindecode.preprocessing  # noqa: F401
+    warm_up(form)
     process = psutil.Process()
-    n_windows = len(_positions(made))
-    if method == "lazy EDF":  # another rate may have room for one window more or less
-        n_windows -= made["recordings"]
     before = process.memory_info().rss
-    draw = _open(method, folder, made)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    draw: Any = open_format(made, form)
+    n_windows = len(made.positions())
     generator = np.random.default_rng(seed)
-    first = draw(generator.integers(0, n_windows, BATCH).tolist())
-    x = np.asarray(first if method not in ("store int16", "store float32") else first.x)
-    line.send(x[0].astype(np.float64).std(axis=1).tolist())
-    while (n := line.recv()) is not None:
-        batches = generator.integers(0, n_windows, (n, BATCH)).tolist()
-        start = time.process_time()
+    first = np.asarray(draw([0, *generator.integers(0, n_windows, batch - 1).tolist()]))
+    line.send(first[0].astype(np.float64).std(axis=1).tolist())
+    del first
+    while (order := line.recv()) is not None:
+        cold, n = order
+        batches = generator.integers(0, n_windows, (n, batch)).tolist()
+        if cold:
+            draw = None  # a mapped page is not dropped
+            _evict(made, form)
+            draw = open_format(made, form)
+        read, cpu, wall = process.io_counters().read_bytes, time.process_time(), time.perf_counter()
         for indices in batches:
             draw(indices)
-        spent = time.process_time() - start
-        memory = process.memory_info().rss - before
-        line.send((spent / (n * BATCH), memory))
+        each = 1e3 / (n * batch)
+        line.send(
+            {
+                "cpu": (time.process_time() - cpu) * each,
+                "wall": (time.perf_counter() - wall) * each,
+                "read": (process.io_counters().read_bytes - read) / (n * batch),
+                "peak": (_peak() - before) / 1e6,
+            }
+        )
 
 
-def measure(
-    *, repeats: int = 7, batches: int = 40, methods: tuple[str, ...] = tuple(METHODS)
-) -> Any:
-    """Milliseconds of CPU time per window, megabytes."""
+def measure(case: str, *, repeats: int, cold: int, forms: tuple[str, ...], damage: bool) -> Any:
+    """Milliseconds per window, megabytes, and what became of damage."""
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
-        made = build(Path(name))
+        made = build(Path(name), case)
+        forms = tuple(form for form in forms if form != "lazy EDF" or made.edf)
+        for form in {"lazy FIF" if form == "preloaded" else form for form in forms}:
+            write(made, form)
         lines, processes, checks = {}, [], {}
-        for method in methods:
+        for form in forms:
             here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(method, Path(name), made, 0, there))
+            process = context.Process(target=_serve, args=(form, made, BATCH[case], 0, there))
             process.start()
-            lines[method], checks[method] = here, here.recv()
+            lines[form], checks[form] = here, here.recv()
             processes.append(process)
-        times: dict[str, list[float]] = {method: [] for method in methods}
-        memory: dict[str, float] = {}
+        warm: dict[str, list[Any]] = {form: [] for form in forms}
+        chill: dict[str, list[Any]] = {form: [] for form in forms}
         for repeat in range(repeats + 1):
-            for method, line in lines.items():
-                # Slow methods draw fewer: each turn then takes about as long.
-                line.send(batches if method.startswith(("store", "gather")) else batches // 4)
-                spent, used = line.recv()
+            for form, line in lines.items():
+                # Slow formats draw fewer: each turn then takes about as long.
+                fast = form.startswith("store") or form in ("gather", "npy", "litdata")
+                line.send((False, BATCHES[case] if fast else max(BATCHES[case] // 5, 1)))
+                found = line.recv()
                 if repeat:  # the first turn warms files and memory
-                    times[method].append(spent * 1e3)
-                memory[method] = max(memory.get(method, 0.0), used / 1e6)
+                    warm[form].append(found)
+        for _ in range(cold):
+            for form, line in lines.items():
+                if form not in ("gather", "preloaded"):
+                    line.send((True, 2))
+                    chill[form].append(line.recv())
         for line in lines.values():
             line.send(None)
         for process in processes:
             process.join()
-    return {"made": made, "times": times, "memory": memory, "checks": checks}
+        size = 4 * made.n_channels * sum(made.n_times)
+        disk = {f: sum(x.stat().st_size for x in made.files(f)) / size for f in forms}
+        found_damage = damage_table(made, forms) if damage else {}
+    return {
+        "case": case,
+        "data": made.name,
+        "recordings": len(made.n_times),
+        "channels": made.n_channels,
+        "sfreq": made.sfreq,
+        "hours": sum(made.n_times) / made.sfreq / 3600,
+        "batch": BATCH[case],
+        "warm": warm,
+        "cold": chill,
+        "disk": disk,
+        "checks": checks,
+        "damage": found_damage,
+    }
+
+
+def _middle(turns: list[Any], name: str) -> float:
+    return statistics.median(turn[name] for turn in turns)
 
 
 def text(result: dict[str, Any]) -> str:
     """The table."""
-    made, times, memory = result["made"], result["times"], result["memory"]
-    limit = statistics.median(times["gather"])
+    warm, cold = result["warm"], result["cold"]
+    limit = _middle(warm["gather"], "cpu") if "gather" in warm else float("nan")
     lines = [
-        f"{made['data']}: {made['recordings']} recordings, {made['hours']:.2f} h, windows of "
-        f"{WINDOW_S:g} s at {SFREQ:g} Hz, batches of {BATCH}, one thread",
-        f"{'method':<15}{'ms/window':>10}{'min':>8}{'max':>8}{'windows/s':>11}{'of limit':>9}"
-        f"{'MB':>8}",
+        f"{result['data']}: {result['recordings']} recordings, {result['hours']:.2f} h, "
+        f"{result['channels']} channels, windows of 2 s at {result['sfreq']:g} Hz, batches of "
+        f"{result['batch']}, one thread",
+        f"{'format':<15}{'ms/window':>10}{'min':>8}{'max':>8}{'of limit':>9}{'cold CPU':>10}"
+        f"{'cold wall':>10}{'kB read':>9}{'disk':>6}{'peak MB':>9}  flipped, truncated, gone",
     ]
-    for method, values in times.items():
-        middle = statistics.median(values)
+    for form, turns in warm.items():
+        values = [turn["cpu"] for turn in turns]
+        chilled = cold[form]
+        parts = [
+            f"{_middle(chilled, k):>10.4f}" if chilled else f"{'':>10}" for k in ("cpu", "wall")
+        ]
+        read = f"{_middle(chilled, 'read') / 1e3:>9.0f}" if chilled else f"{'':>9}"
+        peak = max(turn["peak"] for turn in turns + chilled)
+        caught = ", ".join(result["damage"].get(form, ()))
         lines.append(
-            f"{method:<15}{middle:>10.4f}{min(values):>8.4f}{max(values):>8.4f}"
-            f"{1000 / middle:>11.0f}{limit / middle:>9.1%}{memory[method]:>8.0f}"
+            f"{form:<15}{statistics.median(values):>10.4f}{min(values):>8.4f}{max(values):>8.4f}"
+            f"{limit / statistics.median(values):>9.1%}{''.join(parts)}{read}"
+            f"{result['disk'][form]:>6.2f}{peak:>9.0f}  {caught}"
         )
-    for ours in ("store int16", "store float32"):
-        for other in ("lazy FIF", "lazy EDF", "preloaded"):
-            if ours in times and other in times:
-                ratio = statistics.median(times[other]) / statistics.median(times[ours])
-                apart = max(times[ours]) < min(times[other])
-                share = memory[ours] / max(memory[other], 1e-9)
-                lines.append(
-                    f"{ours} is {ratio:.1f}x faster than {other} (ranges "
-                    f"{'do not overlap' if apart else 'overlap'}), with {share:.2f} of its memory"
-                )
+    for other in warm:
+        if "store int16" in warm and other not in ("gather", "store int16"):
+            lines.append(_ratio(result, other))
     return "\n".join(lines)
+
+
+def _ratio(result: dict[str, Any], other: str) -> str:
+    """The store beside one other format, in words."""
+    warm, cold = result["warm"], result["cold"]
+
+    def compare(turns: dict[str, list[Any]], name: str) -> str:
+        ours, theirs = ([turn[name] for turn in turns[f]] for f in ("store int16", other))
+        apart = max(ours) < min(theirs) or max(theirs) < min(ours)
+        ratio = statistics.median(theirs) / statistics.median(ours)
+        return f"{ratio:.2f}x{'' if apart else ' (ranges overlap)'}"
+
+    words = f"{other} / store int16: warm CPU {compare(warm, 'cpu')}"
+    if cold[other] and cold["store int16"]:
+        words += f", cold CPU {compare(cold, 'cpu')}, cold wall {compare(cold, 'wall')}"
+    return words
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Random windows of prepared recordings.")
+    parser.add_argument("--case", choices=tuple(BATCH), nargs="+", default=list(BATCH))
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--batches", type=int, default=40)
-    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=tuple(METHODS))
+    parser.add_argument("--cold", type=int, default=5, help="turns with cold files")
+    parser.add_argument("--formats", nargs="+", choices=tuple(FORMATS), default=tuple(FORMATS))
+    parser.add_argument("--no-damage", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
-    result = measure(
-        repeats=options.repeats, batches=options.batches, methods=tuple(options.methods)
-    )
-    result["made"].pop("edf")
-    print(json.dumps(result) if options.json else text(result))
+    for case in options.case:
+        result = measure(
+            case,
+            repeats=options.repeats,
+            cold=options.cold,
+            forms=tuple(options.formats),
+            damage=not options.no_damage,
+        )
+        print(json.dumps(result) if options.json else text(result), flush=True)
 
 
 if __name__ == "__main__":
