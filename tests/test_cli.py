@@ -112,7 +112,7 @@ def test_check_of_a_corpus_as_json(tiny_corpus, capsys):
     assert first["kinds"]["eeg"]["amplitude"] == pytest.approx(20, rel=0.1)
     codes = {problem["code"] for problem in found["problems"]}
     # six channels at 128 Hz: the card expects 64; 128 Hz is one of its rates
-    assert codes == {"unexpected_channels", "part_of_corpus"}
+    assert codes == {"unexpected_channels", "part_of_corpus", "part_of_runs"}
     assert code == 1 and not found["ok"]
 
 

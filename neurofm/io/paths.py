@@ -7,7 +7,7 @@ of dissimilarity) is described by `auxiliary`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -236,3 +236,30 @@ def _described(file: Path) -> list[str]:
 
         return [f"{file.name}: {line}" for line in describe_rdms(file)]
     return []
+
+
+def rest_of(folder: Path, corpora: Sequence[Corpus]) -> Corpus | None:
+    """A corpus of the recordings in a folder that no opened corpus has; None if there are none."""
+    known: set[Path] = set()
+    for corpus in corpora:
+        known |= {path_of(item).resolve() for item in corpus.recordings()}
+    reader = AnyReader("**/*", dataset=folder.resolve().name, root=folder)
+    try:
+        found = [item for item in reader.recordings() if path_of(item).resolve() not in known]
+    except FileNotFoundError:
+        return None
+    return Corpus(f"{folder.name} (no card)", {}, folder, _Some(reader, found)) if found else None
+
+
+@dataclass(frozen=True)
+class _Some:
+    """Some recordings of a reader."""
+
+    reader: Reader
+    found: list[Recording]
+
+    def recordings(self) -> list[Recording]:
+        return self.found
+
+    def load(self, recording: Recording) -> Signal:
+        return self.reader.load(recording)
