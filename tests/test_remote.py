@@ -14,9 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from neurofm import cli
 from neurofm.io import Store, seal, write_recording
-from neurofm.io.remote import RemoteFiles
+from neurofm.io.damage import find_damage
+from neurofm.io.remote import RemoteFiles, merged
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 
@@ -141,11 +145,48 @@ def test_a_batch_is_fetched_at_once_and_read_from_memory(served):
     batch = [(2, 10, 200), (0, 300, 450), (2, 10, 200), (1, 0, 1000)]
     remote.prefetch(*zip(*batch, strict=True))
     served.asked.clear()
-    for i, start, stop in batch[:2] + batch[3:]:
+    for i, start, stop in batch:
         np.testing.assert_array_equal(remote.read(i, start, stop), local.read(i, start, stop))
     assert served.asked == []
+    remote.prefetch([], [], [])
     np.testing.assert_array_equal(remote.read(2, 10, 200), local.read(2, 10, 200))
     assert len(served.asked) == 1
+
+
+def test_neighbouring_windows_are_one_request(served):
+    remote, local = Store(served.url), Store(served.folder)
+    starts = list(range(0, 900, 50))
+    served.asked.clear()
+    remote.prefetch([1] * len(starts), starts, [start + 100 for start in starts])
+    assert len(served.asked) == 1
+    for start in starts:
+        np.testing.assert_array_equal(
+            remote.read(1, start, start + 100), local.read(1, start, start + 100)
+        )
+    assert len(served.asked) == 1
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("ab"),
+            st.integers(0, 1 << 26),
+            st.integers(1, 1 << 22) | st.just(1 << 25),
+        )
+    )
+)
+def test_requests_serve_every_range_once_and_waste_little(ranges):
+    requests = merged(ranges)
+    parts = [part for request in requests for part in request.parts]
+    assert sorted(parts) == sorted(set(ranges))
+    for request in requests:
+        assert all(
+            request.name == name and request.start <= offset and offset + n <= request.stop
+            for name, offset, n in request.parts
+        )
+        covered = sum(n for _, _, n in request.parts)
+        assert request.stop - request.start <= covered + (len(request.parts) - 1) * (1 << 16)
+        assert request.stop - request.start <= max(1 << 24, *(n for _, _, n in request.parts), 0)
 
 
 def test_what_could_not_be_fetched_ahead_is_read_when_needed(served):
@@ -253,6 +294,20 @@ def test_flipped_bits_are_caught_wherever_they_happen(served):
         remote.read(0, 100, 200)
 
 
+def test_a_store_elsewhere_is_verified(served, capsys):
+    path = served.folder / "recordings" / "key-1.bin"
+    raw = bytearray(path.read_bytes())
+    raw[700] ^= 1
+    path.write_bytes(raw)
+    (served.folder / "recordings" / "key-2.bin").unlink()
+    found = [(item.key, item.what) for item in find_damage(Store(served.url))]
+    assert found == [("key-1", "flipped"), ("key-2", "missing")]
+    assert cli.main(["verify", served.url]) == 1
+    assert "1 of 3 recordings are whole" in capsys.readouterr().out
+    assert cli.main(["verify", served.url, "--repair"]) == 2
+    assert "cannot be repaired from here" in capsys.readouterr().err
+
+
 def test_a_page_instead_of_data_is_no_store(served):
     (served.folder / "manifest.json").write_text("<html>please log in</html>")
     with pytest.raises(OSError, match=r"manifest\.json: damaged"):
@@ -267,6 +322,7 @@ def test_a_store_in_memory_is_read_through_fsspec(served):
         if path.is_file():
             memory.pipe_file(f"/kept/{path.relative_to(served.folder)}", path.read_bytes())
     remote = Store("memory://kept")
+    remote.prefetch([2, 1], [5, 0], [995, 10])
     np.testing.assert_array_equal(remote.read(2, 5, 995), Store(served.folder).read(2, 5, 995))
     memory.rm("/kept", recursive=True)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from neurofm.compat import optional
@@ -18,6 +19,8 @@ from neurofm.compat import optional
 log = logging.getLogger(__name__)
 _HTTP = ("http://", "https://")
 _AGAIN = (408, 425, 429)  # client's errors that may pass
+_GAP = 1 << 16  # bytes between two ranges that cost less than a request of their own
+_LARGEST = 1 << 24  # bytes of one request, unless one range is longer
 _BEYOND = 416  # asked for bytes after the end
 
 
@@ -87,7 +90,7 @@ class RemoteFiles:
         """
         if n <= 0:
             return b""
-        ready = self._ahead.pop((name, offset, n), None)
+        ready = self._ahead.get((name, offset, n))
         if ready is not None and self._process == os.getpid():
             return ready
 
@@ -127,21 +130,26 @@ class RemoteFiles:
         return int(size)
 
     def prefetch(self, ranges: Sequence[tuple[str, int, int]]) -> None:
-        """Read several ranges (name, offset, n) at once; `read_range` then has them ready.
+        """Read several ranges (name, offset, n) at once, for `read_range` until the next call.
 
-        What cannot be read is left to `read_range`, which tries again and says why.
+        Ranges that touch each other, or nearly, are one request. What cannot be read is left to
+        `read_range`, which tries again and says why.
         """
         system = self._connect()
-        wanted = list(dict.fromkeys(ranges))
-        paths = [f"{self._root}/{name}" for name, _, _ in wanted]
-        starts = [offset for _, offset, _ in wanted]
-        ends = [offset + n for _, offset, n in wanted]
-        found = system.cat_ranges(paths, starts, ends, on_error="return")
-        self._ahead = {
-            key: bytes(data)
-            for key, data in zip(wanted, found, strict=True)
-            if not isinstance(data, BaseException) and len(data) == key[2]
-        }
+        requests = merged(ranges)
+        found = system.cat_ranges(
+            [f"{self._root}/{item.name}" for item in requests],
+            [item.start for item in requests],
+            [item.stop for item in requests],
+            on_error="return",
+        )
+        self._ahead = {}
+        for item, data in zip(requests, found, strict=True):
+            if isinstance(data, BaseException) or len(data) != item.stop - item.start:
+                continue
+            for name, offset, n in item.parts:
+                at = offset - item.start
+                self._ahead[name, offset, n] = bytes(data[at : at + n])
 
     def _persist(self, name: str, act: Callable[[Any, str], Any]) -> Any:
         """Do something with a file, again if it fails for a reason that may pass."""
@@ -162,6 +170,35 @@ class RemoteFiles:
             f"{where}: could not be read in {self.attempts} attempts; the last one ended with "
             f"{type(reason).__name__}: {reason}. Check the network and the server, then run again."
         ) from last
+
+
+@dataclass
+class Request:
+    """One read that serves several ranges of a file."""
+
+    name: str
+    start: int
+    stop: int
+    parts: list[tuple[str, int, int]]
+
+
+def merged(ranges: Iterable[tuple[str, int, int]]) -> list[Request]:
+    """As few requests as serve these ranges (name, offset, n) without reading much between them."""
+    requests: list[Request] = []
+    for part in sorted(set(ranges)):
+        name, start, n = part
+        last = requests[-1] if requests else None
+        if (
+            last is not None
+            and last.name == name
+            and start <= last.stop + _GAP
+            and start + n - last.start <= _LARGEST
+        ):
+            last.stop = max(last.stop, start + n)
+            last.parts.append(part)
+        else:
+            requests.append(Request(name, start, start + n, [part]))
+    return requests
 
 
 def _remote_files(url: str, attempts: int, pause_s: float, options: dict[str, Any]) -> RemoteFiles:
