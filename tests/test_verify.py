@@ -279,6 +279,22 @@ def test_an_interrupted_repair_puts_back_what_it_had_moved(prepared, capsys, mon
     assert contents(prepared) == before
 
 
+def test_what_a_killed_repair_had_moved_is_put_back_by_the_next(prepared, tiny_corpus, capsys):
+    files = sorted(prepared.glob("recordings/*.bin"))
+    flip(files[0], 2000)
+    before = contents(prepared)
+    (prepared / "damaged").mkdir()
+    for file in (files[0], files[0].with_suffix(".json")):
+        file.rename(prepared / "damaged" / file.name)
+    (tiny_corpus / "eegmmidb" / "S001" / "S001R04.edf").unlink()
+    out = run("store", "gc", prepared, "--yes", capsys=capsys)[1]
+    assert "puts it back" in out and "(kept)" in out
+    code, out = run("verify", prepared, "--repair", capsys=capsys)
+    assert code == 1 and "missing" in out
+    assert contents(prepared) == before
+    assert not (prepared / "damaged").exists()
+
+
 def test_a_renamed_store_is_not_filled_with_what_belongs_elsewhere(prepared, capsys):
     moved = prepared.rename(prepared.with_name("eegmmidb-000000000000"))
     flip(sorted(moved.glob("recordings/*.bin"))[0], 2000)

@@ -55,6 +55,7 @@ def repair(
     problems: dict[str, str] = {}
     with only_driver(store.path, tell=tell):
         remove_partial(store.path / "recordings")
+        _put_back(store.path)
         present = {item.id: item for item in corpus.recordings(subjects=None, runs=None)}
         try:
             for item in damaged:
@@ -83,6 +84,17 @@ def repair(
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
     return problems
+
+
+def _put_back(store: Path) -> None:
+    """What a killed repair had moved aside and not replaced."""
+    aside = store / QUARANTINE
+    for file in list(aside.iterdir()) if aside.is_dir() else ():
+        place = store / "recordings" / file.name
+        if place.exists():
+            file.unlink()
+        else:
+            file.replace(place)
 
 
 def _move(store: Path, source: str, target: str, key: str) -> list[Path]:

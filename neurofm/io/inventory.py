@@ -74,18 +74,18 @@ def leftovers(store: Path) -> list[Leftover]:
     ]
     found += [_partial(file) for file in sorted(store.glob(".*.partial"))]
     quarantined = store / QUARANTINE
-    if quarantined.is_dir():
-        files = tuple(sorted(file for file in quarantined.iterdir() if file.is_file()))
-        if files:
-            found.append(Leftover(files, "damaged, kept while it was made anew", True))
+    for file in sorted(quarantined.iterdir()) if quarantined.is_dir() else ():
+        anew = (store / "recordings" / file.name).exists()
+        why = "damaged, and made anew since" if anew else "damaged, `neurofm verify` puts it back"
+        found.append(Leftover((file,), why, anew))
     return [*found, *_recordings(store / "recordings", index, sealed)]
 
 
 def _recordings(folder: Path, index: Index | None, sealed: int) -> Iterator[Leftover]:
     if not folder.is_dir():
         return
-    keys = set() if index is None else set(index.pools["key"])
-    names = set() if index is None else {index.recording(i).id for i in range(len(index))}
+    keys = {} if index is None else {key: i for i, key in enumerate(index.pools["key"])}
+    names: set[str] | None = None
     for stem, suffixes in sorted(_by_key(folder).items()):
         files = tuple(folder / f"{stem}{suffix}" for suffix in sorted(suffixes))
         if suffixes == {".partial"}:
@@ -99,6 +99,8 @@ def _recordings(folder: Path, index: Index | None, sealed: int) -> Iterator[Left
         elif suffixes == {".json"}:
             yield Leftover(files, "a document without samples", True)
         else:
+            if names is None:
+                names = {index.recording(i).id for i in keys.values()} if index else set()
             yield _version(files, names, sealed)
 
 
