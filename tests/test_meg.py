@@ -18,6 +18,7 @@ from neurofm.io import (
     signal_from_raw,
 )
 from neurofm.io.epochs import signal_from_evokeds
+from neurofm.io.kit import head_files
 from neurofm.io.provenance import details_of
 from neurofm.io.quality import collect
 from neurofm.types import Event, Recording, Signal
@@ -499,6 +500,76 @@ def test_a_4d_recording_is_read_with_its_configuration_and_head_shape(tmp_path, 
     assert seen["head_shape_fname"] == str(folder / "hs_file")
 
 
+def eeglab_epochs(tiny, path: Path) -> np.ndarray:
+    """An EEGLAB file of four one-second epochs; their data, `epoch channel time`."""
+    import scipy.io
+
+    epochs = tiny.data.reshape(6, 4, 128).swapaxes(0, 1)
+    tiny.eeglab(path)
+    eeg = scipy.io.loadmat(path, simplify_cells=True)["EEG"]
+    events = np.array(
+        [(1.0 + 128 * i, 0.0, f"S{i % 2}", i + 1) for i in range(4)],
+        dtype=[("latency", object), ("duration", object), ("type", object), ("epoch", object)],
+    )
+    marks = np.array(
+        [(i + 1, 0.0, f"S{i % 2}") for i in range(4)],
+        dtype=[("event", object), ("eventlatency", object), ("eventtype", object)],
+    )
+    channels = np.array([(name,) for name in tiny.names], dtype=[("labels", object)])
+    eeg |= {
+        "trials": 4,
+        "pnts": 128,
+        "xmin": 0.0,
+        "xmax": 127 / 128,
+        "data": epochs.transpose(1, 2, 0).astype(np.float32),
+        "event": events,
+        "epoch": marks,
+        "chanlocs": channels,
+    }
+    scipy.io.savemat(path, {"EEG": eeg})
+    return epochs
+
+
+def test_epochs_of_eeglab_are_read_like_those_of_fif(tiny, tmp_path):
+    epochs = eeglab_epochs(tiny, tmp_path / "a.set")
+    signal = read_raw_signal(tmp_path / "a.set", WHO)
+    np.testing.assert_allclose(signal.data, np.concatenate(list(epochs), axis=1), atol=1e-3)
+    labels = [event.label for event in signal.events]
+    assert labels == ["S0", "EDGE boundary", "S1", "EDGE boundary", "S0", "EDGE boundary", "S1"]
+    assert signal.details["epochs"]["conditions"] == {"S0": 2, "S1": 2}
+
+
+def test_reading_epochs_prints_nothing(rng, tmp_path, capfd):
+    path = saved(epochs_of(rng), tmp_path / "a-epo.fif")
+    capfd.readouterr()
+    read_raw_signal(path, WHO)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["a_mrk.sqd", "a_elp.txt", "a_hsp.txt"], ["a_mrk.sqd", "a_elp.txt", "a_hsp.txt"]),
+        (
+            ["a_mrk_pre.sqd", "a_mrk_post.sqd", "x.elp", "x.hsp"],
+            ["a_mrk_post.sqd", "a_mrk_pre.sqd"],
+        ),
+        (["a_mrk.sqd", "b_mrk.sqd", "x.elp", "x.hsp"], ["a_mrk.sqd", "x.elp", "x.hsp"]),
+        (["a_mrk.sqd", "x.elp"], []),
+        (["a_mrk.sqd", "x.elp", "y.elp", "x.hsp"], []),
+        ([], []),
+    ],
+)
+def test_files_of_the_head_are_found_beside_a_kit_recording(names, found, tmp_path):
+    for name in ["a.sqd", *names]:
+        (tmp_path / name).touch()
+    files = [item.name for group in head_files(tmp_path / "a.sqd").values() for item in group]
+    assert files[: len(found)] == found
+    assert bool(files) == bool(found)
+    reader = FolderReader("*.sqd", dataset="d", root=tmp_path)
+    assert [recording.subject for recording in reader.recordings()] == ["a"]
+
+
 SYSTEMS = {
     "elekta306_sample-ave": ({"GRAD": 204, "MAG": 102, "EEG": 60, "EOG": 1}, 600.615, 2.804),
     "elekta306_sss_raw": ({"GRAD": 204, "MAG": 102, "EEG": 60, "EOG": 1}, 300.307, 1.002),
@@ -594,3 +665,31 @@ def test_real_compensation_can_be_undone_and_applied_again(corpora):
     assert raw.data[axial].std() > 1.2 * stored.data[axial].std()
     np.testing.assert_allclose(raw.data[~axial], stored.data[~axial], atol=1e-6)
     assert raw.details["compensation_grade"] == 0
+
+
+@pytest.mark.corpus
+def test_a_kit_recording_with_markers_and_digitized_points_is_in_the_head_frame(corpora, tmp_path):
+    (tmp_path / "kit157.sqd").symlink_to(corpora / "meg_samples" / "kit157.sqd")
+    coils = np.array([[0, 0.1, 0.04], [-0.07, 0, 0.03], [0.07, 0, 0.03], [-0.04, 0.08, 0.06]])
+    coils = np.r_[coils, [[0.04, 0.08, 0.06]]]  # metres, head frame
+    fiducials = np.array([[0, 0.1, 0], [-0.08, 0, 0], [0.08, 0, 0]])
+    surface = np.r_[fiducials, coils, [[0, 0, 0.13], [0, -0.09, 0.05]]]
+
+    def digitized(points: np.ndarray) -> np.ndarray:
+        return np.c_[points[:, 1], -points[:, 0], points[:, 2]]  # KIT: anterior, left, up
+
+    np.savetxt(tmp_path / "kit157_elp.txt", 1000 * digitized(np.r_[fiducials, coils]))
+    np.savetxt(tmp_path / "kit157_hsp.txt", 1000 * digitized(surface))
+    to_device = np.linalg.inv(ROTATED)
+    in_device = coils @ to_device[:3, :3].T + to_device[:3, 3]
+    np.savetxt(tmp_path / "kit157_mrk.txt", digitized(in_device))
+    with collect() as problems:
+        placed = read_raw_signal(tmp_path / "kit157.sqd", WHO).sensors
+        helmet = read_raw_signal(corpora / "meg_samples" / "kit157.sqd", WHO).sensors
+    assert (placed.frame, helmet.frame) == ("head", "unknown")
+    assert "kit_head_position" in [problem.code for problem in problems]
+    axial = placed.kind == Kind.AXIAL
+    expected = helmet.position[axial] @ ROTATED[:3, :3].T + ROTATED[:3, 3]
+    np.testing.assert_allclose(placed.position[axial], expected, atol=1e-4)
+    turned = helmet.orientation[axial] @ ROTATED[:3, :3].T
+    np.testing.assert_allclose(placed.orientation[axial], turned, atol=1e-3)

@@ -132,10 +132,13 @@ def signal_from_evokeds(
 
 
 def read_epochs(path: Path, recording: Recording, *, channels: Channels) -> Signal:
-    """The epochs of a FIF file; later parts of a split file are followed."""
+    """The epochs of a FIF file, whose later parts are followed, or of an EEGLAB file."""
     import mne
 
-    epochs = mne.read_epochs(path, proj=False, preload=False, verbose="WARNING")
+    if path.suffix.lower() == ".set":
+        epochs = mne.io.read_epochs_eeglab(path, verbose="WARNING")
+    else:
+        epochs = mne.read_epochs(path, proj=False, preload=False, verbose="WARNING")
     return signal_from_epochs(epochs, recording, channels=channels)
 
 
@@ -202,8 +205,12 @@ def _inside(
 
 
 def _one_by_one(epochs: mne.BaseEpochs, picks: list[int]) -> Iterator[np.ndarray]:
+    import mne
+
     for i in range(len(epochs)):
-        yield epochs.get_data(picks=picks, item=[i], copy=False)[0]
+        with mne.use_log_level("ERROR"):
+            (piece,) = epochs.get_data(picks=picks, item=[i], copy=False)
+        yield piece
 
 
 def _pair(baseline: tuple[float | None, float | None] | None) -> list[float | None] | None:

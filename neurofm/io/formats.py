@@ -20,6 +20,7 @@ from neurofm.io.epochs import read_epochs, read_evokeds
 from neurofm.io.fif_tags import content_of
 from neurofm.io.head_position import remove_chpi as subtract_chpi
 from neurofm.io.integrity import BTI, check_file, suffix_of
+from neurofm.io.kit import open_kit
 from neurofm.io.meeg import signal_from_raw
 from neurofm.io.mne_channels import Channels
 from neurofm.io.quality import Problem, report
@@ -45,7 +46,12 @@ SUFFIXES = (
     BTI,
 )
 _FIF = (".fif", ".fif.gz")
+_KIT = (".sqd", ".con")
 _CONTINUOUS = "a continuous recording"
+
+
+class _HoldsEpochsError(ValueError):
+    """An EEGLAB file of epochs, which only opening it tells."""
 
 
 def read_raw_signal(
@@ -90,7 +96,11 @@ def read_raw_signal(
             raise ValueError(
                 f"{path}: a FIF file that holds {content}, not a recording, epochs or averages."
             )
-        raw = _open(path)
+        try:
+            raw = _open(path)
+        except _HoldsEpochsError:
+            _refuse_continuous_only(path, "epochs", compensation, remove_chpi, event_channel)
+            return read_epochs(path, recording, channels=channels)
         done = []
         if compensation is not None:
             done.append(_compensate(raw, compensation, path))
@@ -178,6 +188,8 @@ def _open(path: Path) -> mne.io.BaseRaw:
     try:
         if suffix_of(path) == BTI:
             raw = _open_bti(path)
+        elif suffix_of(path) in _KIT:
+            raw = open_kit(path)
         elif suffix_of(path) in _FIF:
             # Active shielding needs SSS before use: `details_of` and a warning say so.
             raw = mne.io.read_raw_fif(path, allow_maxshield="yes", verbose="WARNING")
@@ -189,6 +201,10 @@ def _open(path: Path) -> mne.io.BaseRaw:
         if "Split raw file detected" in str(error):
             raise FileNotFoundError(
                 f"a later part of the split recording: {' '.join(str(error).split())}"
+            ) from error
+        if "read_epochs_eeglab" in str(error):
+            raise _HoldsEpochsError(
+                f"{path}: holds epochs, expected a continuous recording."
             ) from error
         raise ValueError(
             f"{path}: MNE cannot read this {suffix_of(path)} file ({type(error).__name__}: "

@@ -197,7 +197,8 @@ def geometry_of(
                     f"The head's position in the helmet is not in the file: {int(device.sum())} "
                     "sensor "
                     "positions stay in the helmet's frame.",
-                    "Take the file with head localization if there is one.",
+                    "Take the file with head localization if there is one; for KIT, put its marker "
+                    "file, .elp and .hsp beside it.",
                     "no_head_position",
                 ),
                 where,

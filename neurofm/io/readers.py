@@ -19,6 +19,7 @@ import numpy as np
 from neurofm.io.electrodes import positions_of
 from neurofm.io.formats import SUFFIXES, read_raw_signal
 from neurofm.io.integrity import check_file, suffix_of
+from neurofm.io.kit import is_marker_file
 from neurofm.io.quality import Problem, listed, report
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import UNITS, Kind, si_factor
@@ -147,7 +148,7 @@ class FolderReader:
         self.remove_chpi = remove_chpi
 
     def recordings(self) -> list[Recording]:
-        """All recordings, without opening a file; later parts of split files are left out."""
+        """All recordings, without opening a file; what belongs to another file is left out."""
         found = find_recordings(self.root, self.pattern, dataset=self.dataset, suffixes=SUFFIXES)
         return [item for item in found if not is_later_part(path_of(item))]
 
@@ -171,10 +172,10 @@ class FolderReader:
 def is_later_part(path: Path) -> bool:
     """Whether MNE reaches a file through another.
 
-    That is so for later parts of a split FIF file ("a_raw-1.fif", "a_split-02_meg.fif") and for
-    files inside a CTF folder.
+    That is so for later parts of a split FIF file ("a_raw-1.fif", "a_split-02_meg.fif"), for files
+    inside a CTF folder and for marker measurements of KIT ("a_mrk.sqd").
     """
-    if any(parent.suffix == ".ds" for parent in path.parents):
+    if any(parent.suffix == ".ds" for parent in path.parents) or is_marker_file(path):
         return True
     stem, dash, number = path.name.removesuffix(".fif").rpartition("-")
     if dash and number.isdecimal() and (path.parent / f"{stem}.fif").exists():
