@@ -30,6 +30,9 @@ UPSTREAM = {
     "brainomni_tiny": (8_424_704 + 5_050_338, "brainomni/upstream_keys_tiny.json"),
     "brainomni_base": (32_707_328 + 5_050_338, "brainomni/upstream_keys_base.json"),
     "braintokenizer": (5_050_338, "brainomni/upstream_keys_tokenizer.json"),
+    "du_in_tokenizer": (5_801_386, "du_in/upstream_keys_vqvae.json"),
+    "du_in": (3_890_304, "du_in/upstream_keys_mae.json"),
+    "du_in_classifier": (4_239_709, "du_in/upstream_keys_cls.json"),
 }
 
 

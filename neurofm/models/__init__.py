@@ -2,5 +2,13 @@
 
 from neurofm.models.braindecode import BraindecodeModel
 from neurofm.models.brainomni import BrainOmni
+from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
 
-__all__ = ["BraindecodeModel", "BrainOmni"]
+__all__ = [
+    "BraindecodeModel",
+    "BrainOmni",
+    "DuIn",
+    "DuInClassifier",
+    "DuInHead",
+    "for_new_subjects",
+]

@@ -1,5 +1,7 @@
 """From windows to tokens."""
 
 from neurofm.tokenizers.brain_tokenizer import BrainTokenizer
+from neurofm.tokenizers.du_in import DuInTokenizer
+from neurofm.tokenizers.du_in_encoder import DuInEncoder
 
-__all__ = ["BrainTokenizer"]
+__all__ = ["BrainTokenizer", "DuInEncoder", "DuInTokenizer"]
