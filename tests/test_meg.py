@@ -14,6 +14,7 @@ from neurofm.io import (
     FolderReader,
     RecordingWarning,
     open_corpus,
+    open_path,
     read_raw_signal,
     signal_from_raw,
 )
@@ -454,6 +455,13 @@ def test_a_ctf_folder_gives_axial_gradiometers_references_events_and_head_positi
     clean = read_raw_signal(folder, recording, compensation=1)
     assert signal.data[0, 0] - clean.data[0, 0] == pytest.approx(0.25 * signal.data[1, 0])
     assert (signal.details["compensation_grade"], clean.details["compensation_grade"]) == (0, 1)
+
+
+def test_a_ctf_folder_is_found_by_its_path_and_by_the_path_above(tmp_path):
+    folder = ctf_folder(tmp_path / "a.ds", ctf_counts(), 100.0, trials=2)
+    for path in (folder, tmp_path):
+        (recording,) = open_path(path).recordings()
+        assert recording.path == folder
 
 
 def test_a_ctf_folder_that_is_truncated_or_renamed_inside_is_refused(tmp_path):

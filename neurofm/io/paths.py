@@ -48,7 +48,6 @@ def open_path(path: Path | str) -> Corpus:
             f"{path}: no such file or folder, and no dataset card of that name (`neurofm list "
             "datasets`)."
         )
-    root = path if path.is_dir() else path.parent
     name = path.resolve().name
     if path.is_dir() and suffix_of(path) not in SUFFIXES:
         if _is_bids(path):
@@ -67,7 +66,7 @@ def open_path(path: Path | str) -> Corpus:
         raise ValueError(
             f"{path}: {suffix_of(path) or 'no suffix'} {words}: {', '.join(dict.fromkeys(_OPEN))}."
         )
-    reader = AnyReader(path.name, dataset=path.resolve().parent.name, root=root)
+    reader = AnyReader(path.name, dataset=path.resolve().parent.name, root=path.parent)
     return Corpus(path.name, {}, path.parent, reader)
 
 
