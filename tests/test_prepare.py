@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import argparse
 import errno
 import logging
 import os
@@ -8,25 +7,25 @@ import signal as signals
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
-from neurofm.cli import prepare as command
-from neurofm.data import prepare_corpus, source_files, store_folder
-from neurofm.data.journal import Finished, Hashed, Journal, hash_of, stamps_of_recording
-from neurofm.data.keys import file_hash
+from neurofm.data import prepare_corpus, store_folder
+from neurofm.data.journal import Finished, Journal, stamps_of_recording
+from neurofm.data.keys import CODE_VERSION, file_hash
 from neurofm.data.lock import LOCK
 from neurofm.data.prepare import JOURNAL
 from neurofm.data.problems import read_problems
 from neurofm.io import Store, seal
 from neurofm.io import blocks as store_blocks
 from neurofm.io.blocks import Layout
+from neurofm.io.quality import Problem, report
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 
@@ -191,29 +190,6 @@ def test_a_damaged_journal_costs_reading_and_nothing_else(toy, tmp_path, at_rest
     assert toy.loaded == []
     assert contents(folder) == expected
     run(toy, tmp_path / "store", 3.0)
-
-
-def test_the_journal_stays_short(toy, tmp_path):
-    path = tmp_path / JOURNAL
-    with closing(Journal(path)) as journal:
-        for i in range(1500):
-            stamp = (1, 2, i, 4)
-            journal.note([Hashed("a", stamp, f"{i}", True)], None)
-    assert len(path.read_text().splitlines()) == 1
-    assert Journal(path).known([]) == {}
-
-
-def test_a_changed_file_is_not_taken_for_the_one_that_was_known(tmp_path):
-    file = tmp_path / "a"
-    file.write_bytes(b"one")
-    (old,) = [hash_of(file, {})]
-    assert not old.settled
-    known = {str(file): replace(old, sha256="believed")}
-    assert hash_of(file, known).sha256 == "believed"
-    time.sleep(0.02)
-    file.write_bytes(b"two")
-    os.utime(file, ns=(old.stamp[1], old.stamp[1]))
-    assert hash_of(file, known).sha256 == file_hash(file)
 
 
 def test_the_manifest_names_no_folder_of_this_machine(toy, tmp_path):
@@ -484,93 +460,92 @@ def test_a_killed_run_leaves_nothing_that_loads_and_the_next_completes_it(toy, t
     assert contents(folder) == contents(whole)
 
 
-def test_sidecars_and_parts_belong_to_the_recording(tmp_path):
-    for name in (
-        "sub-01_task-rest_run-1_eeg.vhdr",
-        "sub-01_task-rest_run-1_eeg.eeg",
-        "sub-01_task-rest_run-1_events.tsv",
-        "sub-01_electrodes.tsv",
-        "sub-01_task-rest_run-10_eeg.vhdr",
-        "sub-02_task-rest_run-1_eeg.vhdr",
-        "README",
-    ):
-        (tmp_path / name).write_text(name)
-    path = tmp_path / "sub-01_task-rest_run-1_eeg.vhdr"
-    names = [file.name for file in source_files(Recording("toy", "01", path=path))]
-    assert names == [
-        "sub-01_electrodes.tsv",
-        "sub-01_task-rest_run-1_eeg.eeg",
-        "sub-01_task-rest_run-1_eeg.vhdr",
-        "sub-01_task-rest_run-1_events.tsv",
-    ]
+@dataclass(frozen=True)
+class InSlabs(Toy):
+    """A corpus that can be read in groups of channels."""
+
+    sizes: list[int] = field(default_factory=list)
+
+    def slabs(self, recording: Recording, *, max_bytes: int) -> Iterator[Signal]:
+        whole = self.load(recording)
+        n = max(1, max_bytes // (4 * whole.data.shape[1]))
+        for first in range(0, len(whole.data), n):
+            part = slice(first, first + n)
+            sensors = Sensors.of_kind(whole.sensors.names[part], Kind.EEG)
+            self.sizes.append(whole.data[part].nbytes)
+            yield replace(whole, data=whole.data[part], sensors=sensors)
 
 
-def test_a_folder_is_a_recording_with_all_its_files(tmp_path):
-    folder = tmp_path / "run.ds"
-    (folder / "inner").mkdir(parents=True)
-    for name in ("run.meg4", "inner/marks"):
-        (folder / name).write_text(name)
-    assert len(source_files(Recording("toy", "01", path=folder))) == 2
+@dataclass(frozen=True)
+class GainByChannel(Gain):
+    by_channel: ClassVar[bool] = True
 
 
-@pytest.fixture
-def command_line():
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return lambda *words: command.run(parser.parse_args([str(word) for word in words]))
+GainByChannel.__module__ = "toy"
 
 
-def test_the_command_prepares_a_simulated_data_set(tmp_path, command_line, capsys):
-    arguments = ("simulated_motor_imagery", "--subjects", 1, "--store", tmp_path, "--quiet")
-    assert command_line(*arguments) == 0
-    assert "recordings" in capsys.readouterr().out
-    (folder,) = tmp_path.iterdir()
-    assert {entry.recording.subject for entry in Store(folder).entries} != set()
-    assert Store(folder).entries[0].sfreq == 256.0
+def test_slabs_give_the_bytes_of_the_whole_within_the_memory(toy, tmp_path):
+    steps = [GainByChannel(2.0)]
+    whole = prepare_corpus(toy, steps, tmp_path / "whole", progress=False)
+    corpus = InSlabs(toy.root)
+    folder = prepare_corpus(corpus, steps, tmp_path / "slabs", progress=False, memory=500_000)
+    assert len(corpus.sizes) == 3 * 2
+    assert max(corpus.sizes) <= 500_000 / 6
+    assert contents(folder) == contents(whole)
+    assert Store(folder).entries[0].fingerprint != ""
 
 
-def test_the_command_takes_data_and_steps_from_a_recipe(tmp_path, command_line):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(
-        "data:\n"
-        "  class_path: neurofm.data.BrainData\n"
-        "  init_args:\n"
-        "    datasets: [simulated_motor_imagery]\n"
-        "    subjects: ['1']\n"
-        "    dtype: float32\n"
-        "    preprocess:\n"
-        "      - {class_path: neurofm.data.Resample, init_args: {sfreq: 64.0}}\n"
-    )
-    assert command_line("--config", recipe, "--store", tmp_path / "store", "--quiet") == 0
-    (folder,) = (tmp_path / "store").iterdir()
-    entry = Store(folder).entries[0]
-    assert (entry.sfreq, entry.dtype) == (64.0, "float32")
+def test_steps_over_channels_take_the_whole_recording(toy, tmp_path):
+    corpus = InSlabs(toy.root)
+    steps = [GainByChannel(2.0), Gain(1.0)]
+    prepare_corpus(corpus, steps, tmp_path / "store", progress=False, memory=500_000)
+    assert corpus.sizes == []
 
 
-def test_the_command_needs_a_data_set(tmp_path, command_line):
-    with pytest.raises(ValueError, match="name a dataset"):
-        command_line("--store", tmp_path)
-    (tmp_path / "empty.yaml").write_text("data: {}\n")
-    with pytest.raises(ValueError, match="does not say what to prepare"):
-        command_line("--config", tmp_path / "empty.yaml")
+def test_a_source_that_changes_between_slabs_is_not_stored(toy, tmp_path):
+    class Changing(InSlabs):
+        def slabs(self, recording: Recording, *, max_bytes: int) -> Iterator[Signal]:
+            yield from super().slabs(recording, max_bytes=max_bytes)
+            os.utime(recording.path, ns=(1, 1))
+
+    steps = [GainByChannel(2.0)]
+    with pytest.raises(ValueError, match="changed while it was read"):
+        prepare_corpus(
+            Changing(toy.root), steps, tmp_path, progress=False, memory=500_000, strict=True
+        )
+    assert not list(tmp_path.rglob("*.bin"))
+    assert not list(tmp_path.rglob("*.slabs*"))
 
 
-def test_preparing_loads_no_deep_learning_library():
-    code = "import sys, neurofm.cli.prepare; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_the_fingerprint_is_of_the_recording_as_it_was_read(toy, tmp_path):
+    folders = [run(toy, tmp_path, factor) for factor in (1.0, -3.0)]
+    marks = [[entry.fingerprint for entry in Store(folder).entries] for folder in folders]
+    assert marks[0] == marks[1]
+    assert len(set(marks[0])) == 3
 
 
-@pytest.mark.corpus
-def test_real_recordings_are_prepared_once(tmp_path, command_line, capsys):
-    if not os.environ.get("NEUROFM_DATA"):
-        pytest.skip("NEUROFM_DATA is not set: no real recordings")
-    arguments = ("eegmmidb", "--subjects", 1, "--runs", 4, "--store", tmp_path, "--quiet")
-    assert command_line(*arguments) == 0
-    start = time.monotonic()
-    assert command_line(*arguments) == 0
-    assert time.monotonic() - start < 1.0
-    (folder,) = tmp_path.iterdir()
-    (entry,) = Store(folder).entries
-    assert (entry.n_channels, entry.sfreq) == (64, 256.0)
-    assert {"left_hand", "right_hand"} <= {event.label for event in entry.events}
-    assert capsys.readouterr().out.count("1 recordings") == 2
+def test_strict_readers_refuse_what_they_would_repair(toy, tmp_path):
+    class Repairing(Toy):
+        def load(self, recording: Recording) -> Signal:
+            report(Problem("warning", "One channel was repaired.", "Look at it.", "repaired"), "x")
+            return super().load(recording)
+
+    corpus = Repairing(toy.root)
+    with pytest.raises(ValueError, match="One channel was repaired"):
+        run(corpus, tmp_path, strict=True)
+    assert len(subjects_in(run(corpus, tmp_path))) == 3
+
+
+def test_what_a_key_is_made_of_is_kept_apart(toy, tmp_path):
+    first = Store(run(toy, tmp_path)).entries[1].provenance
+    assert first["code_version"] == CODE_VERSION
+    assert list(first["sources"]) == ["2.npy"]
+    write_source(toy.root, "2", seed=1)
+    second = Store(run(toy, tmp_path)).entries[1].provenance
+    changed = {key for key in first if first[key] != second[key]}
+    assert changed == {"sources", "source_sha256"}
+    ruled = replace(toy, card={**toy.card, "events": [{"a": "b"}]})
+    third = Store(run(ruled, tmp_path)).entries[1].provenance
+    assert {key for key in second if second[key] != third[key]} == {"rules_sha256"}
+    fourth = Store(run(ruled, tmp_path, 3.0)).entries[1].provenance
+    assert {key for key in third if third[key] != fourth[key]} == {"steps_sha256"}

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-_TASK_S = 0.1  # work that one task should hold at least
+_TASK_S = 0.25  # work that one task should hold at least
 _MOST = 64  # items of one task at most
 _AHEAD = 2  # tasks per thread of the cluster: one at work, one at hand
 _COUNT_S = 2.0  # how often the cluster is asked for its size

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("windows", "tokenizer", "filters")
+NAMES = ("windows", "tokenizer", "filters", "prepare")
 
 
 def main(arguments: list[str]) -> int:
