@@ -1,9 +1,11 @@
-"""The prepared store: recordings as flat files of checksummed blocks, and one manifest.
+"""The prepared store: recordings as flat files of checksummed blocks, and one index.
 
 A store is a folder with `recordings/<key>.bin` (samples, laid out as in `neurofm.io.blocks`),
-`recordings/<key>.json` (what is known about them; exists only when the samples are complete) and
-`manifest.json` (all of them, written by `seal`; readers look at nothing else). Every file is
-written under a temporary name, flushed to disk and renamed: what has its final name is whole.
+`recordings/<key>.json` (what is known about them; exists only when the samples are complete),
+`index-<hash>.bin` (all of them, see `neurofm.io.index`) and `manifest.json`, which names the index.
+`seal` writes the last two; readers look at nothing else. Every file is written under a temporary
+name, flushed to disk and renamed: what has its final name is whole. A store may be read where it
+is, from disk or from a server (`neurofm.io.remote`).
 
 Axes: channel = sensor of any kind, time = sample. Amplitudes in working units.
 """
