@@ -20,7 +20,6 @@ from neurofm.io import (
 )
 from neurofm.io.epochs import signal_from_evokeds
 from neurofm.io.kit import head_files
-from neurofm.io.provenance import details_of
 from neurofm.io.quality import collect
 from neurofm.types import Event, Recording, Signal
 from neurofm.units import Kind
@@ -272,15 +271,25 @@ def test_removing_head_position_signals_that_are_not_there_is_an_error(rng, tiny
         read_raw_signal(tmp_path / "b_raw.fif", WHO, remove_chpi=True)
 
 
-def test_head_movement_is_the_largest_way_of_a_coil(rng):
-    names = [f"HLC00{coil}{axis}-1609" for coil in (1, 2, 3) for axis in (1, 2, 3)]
-    made = mne.create_info(["MLC11", *names], 100.0, ["mag"] + ["misc"] * 9)
-    data = np.full((10, 1000), 0.05)
+CTF_TRACK = [f"HLC00{coil}{axis}-1609" for coil in (1, 2, 3) for axis in (1, 2, 3)]
+QUATERNIONS = [f"QUAT{i:03d}" for i in range(1, 7)]
+
+
+@pytest.mark.parametrize(("names", "moving"), [(CTF_TRACK, 4), (QUATERNIONS, 4)])
+def test_head_movement_is_the_largest_way_of_the_head(names, moving, rng):
+    """Along two axes of a coil, or of the head as a whole, by 9 mm and 12 mm: 15 mm."""
+    made = mne.create_info(["MEG", *names], 100.0, ["mag"] + ["misc"] * len(names))
+    with made._unlock():
+        made["dev_head_t"] = mne.Transform("meg", "head", ROTATED)
+    data = np.full((1 + len(names), 1000), 0.05)
     data[0] = 1e-13 * rng.standard_normal(1000)
-    data[4, 400:] += 0.003  # the second coil moves 3 mm and 4 mm along two axes
-    data[5, 400:] += 0.004
+    data[moving, 400:] += 0.009
+    data[moving + 1, 400:] += 0.012
+    data[1:, 700:720] = 0  # the coils were off
     raw = mne.io.RawArray(data, made, verbose="error")
-    assert details_of(raw)["head_movement_mm"] == pytest.approx(5.0)
+    with pytest.warns(RecordingWarning, match="The head moved by up to 15 mm"):
+        details = signal_from_raw(raw, WHO).details
+    assert details["head_movement_mm"] == pytest.approx(15.0)
 
 
 def test_signal_space_separation_is_told(rng):

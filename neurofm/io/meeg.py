@@ -41,6 +41,7 @@ _TRIGGERS = ("STI101", "STI 014", "Status", "STATUS", "Trigger", "UPPT001", "STI
 BLOCK_VALUES = 2**22  # float64 values converted at a time, so that memory stays near the result's
 _HELMET_CENTRE = np.array([0.0, 0.0, 0.04])  # metres, head frame: about where helmets have theirs
 BOUNDARY = "EDGE boundary"
+_MOVED_MM = 10.0  # further than that, the sensors see other places of the brain
 
 
 def signal_from_raw(
@@ -70,6 +71,18 @@ def signal_from_raw(
     where = str(recording.path or recording.id)
     channels = Channels(montage, standardize, rename or {}, kinds or {}, exclude, unit)
     events = [*annotated_events(raw, event_channel, where), *clock_gaps(raw, BOUNDARY, where)]
+    details = details_of(raw)
+    if details.get("head_movement_mm", 0.0) > _MOVED_MM:
+        report(
+            Problem(
+                "warning",
+                f"The head moved by up to {details['head_movement_mm']:.0f} mm.",
+                "Sensor positions are those at the start: compensate the movement (MaxFilter, or "
+                "MNE's maxwell_filter with head positions).",
+                "head_movement",
+            ),
+            where,
+        )
     return assemble(
         raw,
         recording,
@@ -77,7 +90,7 @@ def signal_from_raw(
         n_times=int(raw.n_times),
         pieces=lambda picks: _pieces(raw, picks),
         events=events,
-        details=details_of(raw),
+        details=details,
     )
 
 
