@@ -513,6 +513,7 @@ MAKERS: dict[str, Callable[[Plan], None]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::neurofm.io.quality.RecordingWarning")
 @pytest.mark.parametrize("name", CORPORA)
 def test_a_miniature_of_every_corpus_is_read_and_passes_check(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NEUROFM_DATA", str(tmp_path))

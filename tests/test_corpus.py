@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from neurofm import cards
-from neurofm.io import fetch, open_corpus, open_path
+from neurofm.io import RecordingWarning, fetch, open_corpus, open_path
 from neurofm.io.rules import check_rules, label_events, same_entity
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
@@ -205,6 +205,38 @@ def test_a_folder_of_unknown_files_is_opened_without_a_card(tiny, tmp_path):
         open_path(tmp_path / "notes.txt")
     with pytest.raises(FileNotFoundError, match="no such file or folder"):
         open_path(tmp_path / "gone")
+
+
+def test_strict_reading_refuses_what_would_be_repaired(tiny, tmp_path):
+    tiny.names[0] = "nowhere"
+    tiny.edf(tmp_path / "x.edf")
+    corpus = open_path(tmp_path / "x.edf")
+    (recording,) = corpus.recordings()
+    with pytest.raises(ValueError, match=r"refused, because strict: 1 of 6 .*code: no_position"):
+        corpus.load(recording, strict=True)
+    with pytest.warns(RecordingWarning, match="no known position"):
+        corpus.load(recording, strict=True, tolerated=["no_position"])
+
+
+def test_participants_come_from_the_table_in_the_folder(tiny, tmp_path):
+    tiny.edf(tmp_path / "x.edf")
+    assert open_path(tmp_path).participants() == {}
+    (tmp_path / "participants.tsv").write_text("participant_id\tage\nsub-1\t30\n")
+    assert open_path(tmp_path).participants() == {"1": {"age": 30}}
+
+
+KEYS = st.sampled_from(["run", "task", "whole", "T1", "T*", "[", "subject", 1])
+
+
+@settings(deadline=None)
+@given(st.lists(st.dictionaries(KEYS, st.none() | st.text(max_size=3) | st.integers()), max_size=3))
+def test_rules_that_are_accepted_never_lose_the_order_of_events(rules):
+    try:
+        check_rules(rules, where="card")
+    except ValueError:
+        return
+    onsets = [event.onset for event in label_events(signal("T1", "x", "T2"), rules)]
+    assert onsets == sorted(onsets)
 
 
 @pytest.mark.corpus
