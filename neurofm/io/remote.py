@@ -21,6 +21,7 @@ _HTTP = ("http://", "https://")
 _AGAIN = (408, 425, 429)  # client's errors that may pass
 _GAP = 1 << 16  # bytes between two ranges that cost less than a request of their own
 _LARGEST = 1 << 24  # bytes of one request, unless one range is longer
+_AT_ONCE = 16  # requests: more than small servers queue make everybody wait
 _BEYOND = 416  # asked for bytes after the end
 
 
@@ -77,6 +78,8 @@ class RemoteFiles:
                 "client_kwargs": {"timeout": patience},
             }
         self._system, self._root = fsspec.core.url_to_fs(self.url, **{**options, **self.options})
+        if hasattr(self._system, "batch_size"):
+            self._system.batch_size = _AT_ONCE
         self._ahead = {}
         self._process = os.getpid()
         return self._system
