@@ -491,30 +491,90 @@ def test_a_ctf_folder_that_is_truncated_or_renamed_inside_is_refused(tmp_path):
         read_raw_signal(moved, WHO)
 
 
-def test_a_4d_recording_is_read_with_its_configuration_and_head_shape(tmp_path, monkeypatch, rng):
-    folder = tmp_path / "0" / "run1"
+def aligned(content: bytes) -> bytes:
+    """Filled up to a multiple of eight bytes, as 4D does between its records."""
+    return content + b"\0" * (-len(content) % 8)
+
+
+def bti_folder(folder: Path, stored: np.ndarray, sfreq: float) -> Path:
+    """A native 4D recording: magnetometer, reference gradiometer, trigger; `time channel` ints.
+
+    A bit is 1e-13 T, or T/m. The magnetometer is 10 cm above the origin and looks upwards.
+    """
     folder.mkdir(parents=True)
-    (folder / "c,rfhp0.1Hz").write_bytes(b"\0" * 64)
-    reader = FolderReader("{subject}/run{run}/c,rf*", dataset="d", root=tmp_path)
+    names, kinds = ["A1", "GxxA", "TRIGGER"], [1, 3, 5]
+    unit_matrix = np.eye(4)
+    unit_matrix[3] = 1  # the last row holds the scale of each axis
+    config = struct.pack(">h32s16shihhffhhh", 1, b"x", b"x", 0, 0, 50, 3, 1.0, 1.0, 1, 2, 0)
+    config += b"\0" * 2 + struct.pack(">I32s", 0, b"") + unit_matrix.astype(">f8").tobytes()
+    table = struct.pack(">iii16si28s", 2, 0, 0, b"", 0, b"")
+    weights = struct.pack(">iII32s80sII72s", 2, 0, 0, b"", b"", 0, 0, b"")
+    for name, block in ((b"B_E_table_used", table), (b"B_weights_used", weights)):
+        config += struct.pack(">I20si32sII32s", 0, name, 0, b"", 0, len(block), b"")
+        config = aligned(aligned(config) + block)
+    for number, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        config += struct.pack(">16shHhH", name.encode(), number, kind, 0, 0)
+        scale = 1.0 if name == "TRIGGER" else 1e-13
+        config = aligned(config + struct.pack(">ff16sdi32s", 1.0, scale, b"", 0.0, 0, b""))
+        config += struct.pack(">ii32s", 0, 0, b"")
+        if kind == 5:
+            config += struct.pack(">i2x32s", 0, b"")
+        else:
+            place = unit_matrix.copy()
+            place[2, 3] = 0.1
+            config += struct.pack(">f4s", 1.0, b"") + place.astype(">f8").tobytes()
+            config += struct.pack(">hh4x32s", 0, 0, b"")
+        config = aligned(config)
+    (folder / "config").write_bytes(config)
+
+    data = aligned(stored.astype(">i2").tobytes())
+    start = len(data)
+    data += struct.pack(">h5sxhhiiii", 1, b"", 1, 0, 1, 1, 0, 0)
+    data += struct.pack(">f16sih2x", 1 / sfreq, b"s", 1, len(names))
+    data = aligned(data + struct.pack(">iihhi20x", 0, 0, 0, 0, 0))
+    data += struct.pack(">ifffiii28x", len(stored), len(stored) / sfreq, 0, 0, 0, 0, 0)
+    for number, name in enumerate(names):
+        data += struct.pack(">16shhf16sh6x", name.encode(), number, 0, 1.0, b"", 0)
+        data += struct.pack(">ddii4sf24x", 0.0, 0.0, number, 0, b"", 0.0)
+    data = aligned(data + struct.pack(">i20si32si256si32x", 0, b"x", 0, b"", 1, b"", 0))
+    (folder / "c,rfhp0.1Hz").write_bytes(data + struct.pack(">Q", start))
+    return folder
+
+
+def test_a_native_4d_recording_gives_units_events_and_the_head_frame(tmp_path, rng):
+    stored = rng.integers(-1000, 1000, size=(400, 3))
+    stored[:, 2] = 0
+    stored[100:110, 2] = 8
+    folder = bti_folder(tmp_path / "0" / "run1", stored, 100.0)
+    reader = FolderReader(
+        "{subject}/run{run}/c,rf*", dataset="d", root=tmp_path, event_channel="auto"
+    )
     (recording,) = reader.recordings()
     assert (recording.subject, recording.run) == ("0", "1")
+    with pytest.warns(RecordingWarning, match="head's position in the helmet is not in the file"):
+        signal = reader.load(recording)
+    assert signal.sfreq == pytest.approx(100.0)
+    assert [Kind(int(k)) for k in signal.sensors.kind] == [Kind.MAG, Kind.MEG_REF]
+    np.testing.assert_allclose(signal.data[0], 100.0 * stored[:, 0], rtol=1e-5)  # fT
+    np.testing.assert_allclose(signal.data[1], stored[:, 1], rtol=1e-5)  # fT/cm
+    assert signal.details["units"] == {signal.sensors.names[1]: "fT/cm"}
+    assert signal.events == (Event(1.0, 0.0, "8"),)
+    # ears 16 cm apart and a nose; 4D counts forwards, to the left and up
+    index = np.array([[0, 0.08, 0], [0, -0.08, 0], [0.1, 0, 0], [0.05, 0.05, 0.05], [0, 0, 0.1]])
+    points = np.r_[index, [[0, 0, 0.12]]]
+    shape = b"\0" * 12 + struct.pack(">i", len(points))
+    (folder / "hs_file").write_bytes(shape + np.r_[index, points].astype(">f8").tobytes())
+    sensors = reader.load(recording).sensors
+    assert sensors.frame == "head"
+    np.testing.assert_allclose(sensors.position[0], [0, 0, 0.1], atol=1e-6)
+    np.testing.assert_allclose(sensors.orientation[0], [0, 0, 1], atol=1e-6)
+
+
+def test_a_4d_recording_without_its_configuration_says_which_file_is_missing(tmp_path, rng):
+    folder = bti_folder(tmp_path / "run1", rng.integers(-9, 9, size=(50, 3)), 100.0)
+    (folder / "config").unlink()
     with pytest.raises(FileNotFoundError, match=r"c,rfhp0\.1Hz: .*missing \(config beside"):
-        reader.load(recording)
-    (folder / "config").write_bytes(b"\0")
-    raw = mne.io.RawArray(SCALE * rng.standard_normal((3, 50)), info(), verbose="error")
-    seen = {}
-
-    def read(path, **arguments):
-        seen.update(arguments)
-        return raw
-
-    monkeypatch.setattr(mne.io, "read_raw_bti", read)
-    assert reader.load(recording).data.shape == (3, 50)
-    assert seen["config_fname"] == str(folder / "config")
-    assert seen["head_shape_fname"] is None
-    (folder / "hs_file").write_bytes(b"\0")
-    reader.load(recording)
-    assert seen["head_shape_fname"] == str(folder / "hs_file")
+        read_raw_signal(folder / "c,rfhp0.1Hz", WHO)
 
 
 def eeglab_epochs(tiny, path: Path) -> np.ndarray:

@@ -22,6 +22,7 @@ from neurofm.io.mne_channels import (
     Source,
     choose_channels,
     geometry_of,
+    reference_gradiometers,
     working_factors,
 )
 from neurofm.io.provenance import clock_gaps, details_of
@@ -131,6 +132,11 @@ def assemble(
     if dropped:
         history.append(f"left out {len(dropped)} channels: {listed(dropped)}")
     factor = working_factors(kind, channels.unit, where)
+    gradients = reference_gradiometers(source, chosen, kind)
+    if gradients:
+        factor[gradients] = UNITS[Kind.GRAD].per_si
+        units = {names[i]: UNITS[Kind.GRAD].name for i in gradients}
+        details = {**details, "units": units}
     data = np.empty((len(chosen), n_times), dtype=np.float32)
     start = 0
     for piece in pieces(chosen):

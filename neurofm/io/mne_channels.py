@@ -54,6 +54,7 @@ KIND_OF_TYPE = {
     "ecg": Kind.ECG,
 }
 _DEVICE_FRAME = 1  # FIFFV_COORD_DEVICE
+_TESLA_PER_METRE = 201  # FIFF_UNIT_T_M
 _CTF_SERIAL = re.compile(r"-\d+$")  # "MLC11-2908": the system's serial number
 
 
@@ -209,6 +210,15 @@ def geometry_of(
             position[device] = position[device] @ rotation.T + shift
             direction[device] = direction[device] @ rotation.T
     return position, direction, frame
+
+
+def reference_gradiometers(source: Source, chosen: Sequence[int], kind: np.ndarray) -> list[int]:
+    """Which of the chosen channels are references in T/m: of 4D, whose others are in T."""
+    return [
+        at
+        for at, i in enumerate(chosen)
+        if kind[at] == Kind.MEG_REF and int(source.info["chs"][i]["unit"]) == _TESLA_PER_METRE
+    ]
 
 
 def working_factors(
