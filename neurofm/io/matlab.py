@@ -85,7 +85,7 @@ def _read_version5(path: Path) -> dict[str, Any]:
     import scipy.io
 
     try:
-        found = scipy.io.loadmat(path, simplify_cells=True)
+        found = scipy.io.loadmat(path)
     except (scipy.io.matlab.MatReadError, ValueError, EOFError) as error:
         raise ValueError(
             f"{path}: not a MATLAB file, or damaged ({error}). Fetch it again."
@@ -94,14 +94,16 @@ def _read_version5(path: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """scipy's nested values: arrays of objects become lists."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray) and value.dtype == object:
+    """scipy's nested values, no axis lost: structures as dicts, cells and texts as lists."""
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.names is not None:
+        items = value.ravel(order="F")
+        made = [{name: _plain(item[name]) for name in value.dtype.names} for item in items]
+        return made[0] if len(made) == 1 else made
+    if value.dtype == object:
         return [_plain(item) for item in value.ravel(order="F").tolist()]
-    if isinstance(value, np.ndarray) and value.dtype.kind == "U":
+    if value.dtype.kind == "U":
         return [str(item).rstrip() for item in value.ravel().tolist()]
     return value
 
