@@ -111,6 +111,10 @@ class DaskCluster:
         done: queue.SimpleQueue[str] = queue.SimpleQueue()
         live: dict[str, tuple[Any, list[Task[T]]]] = {}
         size, count = 1, 0
+
+        def tell(future: Any) -> None:
+            done.put(future.key)
+
         try:
             while True:
                 while len(live) < self._room():
@@ -118,27 +122,32 @@ class DaskCluster:
                     if not tasks:
                         break
                     key, count = f"neurofm-prepare-{run}-{count}", count + 1
-                    future = self._client.submit(
-                        _call, shared, [pickle.dumps(task) for task in tasks], key=key, pure=False
-                    )
+                    # As bytes: Dask would look for its own keys in what it is given.
+                    blobs = [pickle.dumps(task) for task in tasks]
+                    future = self._client.submit(_call, shared, blobs, key=key, pure=False)
                     live[key] = (future, tasks)
-                    future.add_done_callback(lambda future: done.put(future.key))
+                    future.add_done_callback(tell)
                 if not live:
                     return
-                for future, tasks in self._finished(done, live):
-                    if future.status == "finished":
-                        results = list(zip(tasks, future.result(), strict=True))
-                        mean = sum(seconds for _, (_, _, seconds) in results) / len(results)
-                        size = max(1, min(_MOST, 2 * size, round(_TASK_S / max(mean, 1e-6))))
-                        for task, (result, failure, seconds) in results:
-                            yield Outcome(task.item, result, failure, task.attempt, seconds)
+                for future, tasks in self._ended(done, live):
+                    if future.status in ("pending", "lost"):  # its worker died after it was done
+                        live[future.key] = (future, tasks)
+                        future.add_done_callback(tell)
                         continue
-                    yield from self._unfinished(future, tasks, backlog)
+                    try:
+                        results = list(zip(tasks, future.result(), strict=True))
+                    except Exception as error:
+                        yield from self._unfinished(error, future, tasks, backlog)
+                        continue
+                    mean = sum(seconds for _, (_, _, seconds) in results) / len(results)
+                    size = max(1, min(_MOST, 2 * size, round(_TASK_S / max(mean, 1e-6))))
+                    for task, (result, failure, seconds) in results:
+                        yield Outcome(task.item, result, failure, task.attempt, seconds)
         finally:
             self._client.cancel([future for future, _ in live.values()], force=True)
             shared.release()
 
-    def _finished(
+    def _ended(
         self, done: queue.SimpleQueue[str], live: dict[str, tuple[Any, list[Task[T]]]]
     ) -> list[tuple[Any, list[Task[T]]]]:
         """What ended since the last call; waits for the first."""
@@ -153,14 +162,13 @@ class DaskCluster:
         return [live.pop(key) for key in keys if key in live]
 
     def _unfinished(
-        self, future: Any, tasks: Sequence[Task[T]], backlog: Backlog[T]
+        self, error: Exception, future: Any, tasks: Sequence[Task[T]], backlog: Backlog[T]
     ) -> list[Outcome[T, Any]]:
-        if future.status != "error":
+        if future.status == "cancelled":
             raise ConnectionError(
-                f"executor dask: the scheduler is gone or has dropped the work ({future.status}). "
-                "What is finished is kept: run the same command again."
-            )
-        error = future.exception()
+                f"executor dask: the scheduler is gone or has dropped the work ({error}). What is "
+                "finished is kept: run the same command again."
+            ) from error
         if isinstance(error, self._distributed.KilledWorker):
             where = getattr(error.last_worker, "address", "")
             return backlog.died(tasks, f"its worker process died ({where})")
