@@ -1,4 +1,4 @@
-"""What MEG files say besides their samples: compensation, head position, processing, lost samples."""
+"""What MEG files say besides their samples: compensation, head position, SSS, lost samples."""
 
 from __future__ import annotations
 
