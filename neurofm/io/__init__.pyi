@@ -56,5 +56,11 @@ from .synthetic import Truth as Truth
 from .synthetic_fmri import BoldTruth as BoldTruth
 from .synthetic_fmri import simulate_bold as simulate_bold
 from .synthetic_fmri import SyntheticFMRIReader as SyntheticFMRIReader
+from .synthetic_meeg import MeegTruth as MeegTruth
+from .synthetic_meeg import simulate_meeg as simulate_meeg
+from .synthetic_meeg import SyntheticMEEGReader as SyntheticMEEGReader
+from .synthetic_seeg import simulate_words as simulate_words
+from .synthetic_seeg import SyntheticSEEGReader as SyntheticSEEGReader
+from .synthetic_seeg import WordTruth as WordTruth
 from .tensors import read_seen as read_seen
 from .voxels import parcel_means as parcel_means

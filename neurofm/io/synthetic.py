@@ -16,16 +16,15 @@ Axes: channel time source. Metres in the head frame, microvolts, nA·m, Hz, seco
 from __future__ import annotations
 
 import functools
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.fft import irfft, next_fast_len, rfftfreq
 from scipy.special import expit
 
 from neurofm.io.electrodes import template_positions
 from neurofm.io.forward import fit_sphere, lead_field
+from neurofm.io.noise import noise, seeded, unit
 from neurofm.shapes import Float
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
@@ -99,26 +98,16 @@ class _Subject:
     line: float  # microvolts
 
 
-def _rng(*key: int | str) -> np.random.Generator:
-    return np.random.default_rng(
-        [zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key]
-    )
-
-
 def _places(names: tuple[str, ...]) -> Float[np.ndarray, "channel 3"]:
     """Template positions, metres in the head frame."""
     template = template_positions("standard_1005")
     return np.array([template[name] for name in names])
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
-
-
 @functools.lru_cache(maxsize=128)
 def _subject(subject: str, seed: int, erd: float) -> _Subject:
     """Draw one head. Nothing but the drop itself depends on `erd`."""
-    rng = _rng(seed, subject)
+    rng = seeded(seed, subject)
     template = _places(CHANNELS + _REFERENCE)
     center, radius = fit_sphere(template)
     # The cap never sits exactly where the file says it does.
@@ -130,12 +119,12 @@ def _subject(subject: str, seed: int, erd: float) -> _Subject:
 
     position, orientation = [], []
     for over, depth, tilt in _SOURCES.values():
-        outwards = _unit((_places(over) - center).mean(0))
+        outwards = unit((_places(over) - center).mean(0))
         moved = depth * outwards + rng.normal(0, 4e-3 / radius, 3)
         moved *= min(1.0, 0.84 / float(np.linalg.norm(moved)))  # the cortex ends before the skull
         position.append(center + radius * moved)
         forwards = np.array([0.0, tilt + rng.normal(0, 0.15), 0.0])
-        orientation.append(_unit(outwards + forwards + rng.normal(0, 0.1, 3)))
+        orientation.append(unit(outwards + forwards + rng.normal(0, 0.1, 3)))
     positions, orientations = np.array(position), np.array(orientation)
     gain = field(positions, orientations)
     # Root mean square at the strongest electrode, microvolts: mu, beta, alpha, two of each.
@@ -144,15 +133,15 @@ def _subject(subject: str, seed: int, erd: float) -> _Subject:
 
     # Dipoles everywhere in the upper head. Independent Gaussian sources of one spectrum are, at the
     # electrodes, Gaussian noise with this covariance: its root is all that has to be kept.
-    where = _unit(rng.normal(size=(_N_BACKGROUND, 3)))
+    where = unit(rng.normal(size=(_N_BACKGROUND, 3)))
     where[:, 2] = np.maximum(where[:, 2], -0.4)
-    where = center + radius * rng.uniform(0.4, 0.85, (_N_BACKGROUND, 1)) * _unit(where)
-    mixing = field(where, _unit(rng.normal(size=(_N_BACKGROUND, 3))))
+    where = center + radius * rng.uniform(0.4, 0.85, (_N_BACKGROUND, 1)) * unit(where)
+    mixing = field(where, unit(rng.normal(size=(_N_BACKGROUND, 3))))
     mixing *= rng.uniform(14, 26) / float(np.median(np.sqrt((mixing**2).sum(1))))
     values, vectors = np.linalg.eigh(mixing @ mixing.T)
 
-    eyes = center + 0.86 * radius * _unit(_EYES - center)
-    blink = field(eyes, np.tile(_unit(np.array([0.0, 1.0, 0.5])), (2, 1))).sum(1)
+    eyes = center + 0.86 * radius * unit(_EYES - center)
+    blink = field(eyes, np.tile(unit(np.array([0.0, 1.0, 0.5])), (2, 1))).sum(1)
     drop = float(np.clip(erd * rng.uniform(0.8, 1.2), 0, 0.95))
     truth = Truth(
         hemisphere=dict(HEMISPHERE),
@@ -176,31 +165,6 @@ def _subject(subject: str, seed: int, erd: float) -> _Subject:
         burst_rate=rng.uniform(0.01, 0.06),
         line=rng.lognormal(1.0, 0.6),
     )
-
-
-def _noise(
-    rng: np.random.Generator, n_series: int, n_times: int, sfreq: float, *, band: str, **at: float
-) -> Float[np.ndarray, "series time"]:
-    """Gaussian noise of unit root mean square.
-
-    Args:
-        band: "power" (1/f to the power `exponent` above 0.4 Hz), "peak" (a bump at `freq` Hz, a
-            standard deviation of `width` Hz), "high" (above `low` Hz) or "drift" (below 0.4 Hz).
-    """
-    n = next_fast_len(n_times, real=True)
-    freqs = rfftfreq(n, 1 / sfreq)
-    if band == "power":
-        shape = np.maximum(freqs, 0.4) ** (-at["exponent"] / 2)
-    elif band == "peak":
-        shape = np.exp(-0.5 * ((freqs - at["freq"]) / at["width"]) ** 2)
-    elif band == "high":
-        shape = expit(freqs - at["low"])
-    else:
-        shape = np.where(freqs < 0.4, 1.0 / np.maximum(freqs, 0.03), 0.0)
-    shape[0] = 0.0
-    pair = rng.standard_normal((2, n_series, len(freqs)), dtype=np.float32)
-    series = irfft((pair[0] + 1j * pair[1]) * shape.astype(np.float32), n, axis=-1)[:, :n_times]
-    return series / series.std(axis=-1, keepdims=True)
 
 
 def _schedule(rng: np.random.Generator, n_trials: int) -> tuple[Event, ...]:
@@ -250,7 +214,7 @@ def _artefacts(
     for onset in rng.uniform(0, duration, rng.poisson(head.blink_rate * duration)):
         lids += rng.uniform(0.7, 1.3) * np.exp(-0.5 * ((time - onset) / 0.08) ** 2)
     data = head.blink[:, None] * lids
-    drift = _noise(rng, n_channels, len(time), sfreq, band="drift")
+    drift = noise(rng, n_channels, len(time), sfreq, band="drift")
     data += rng.lognormal(1.7, 0.4, (n_channels, 1)) * drift
     data += rng.lognormal(-0.2, 0.2, (n_channels, 1)) * rng.standard_normal(data.shape)
     if sfreq > 2 * _LINE_HZ:
@@ -264,7 +228,7 @@ def _artefacts(
         start, stop = np.searchsorted(time, [onset, onset + length])
         if stop - start < 16:  # cut off by the end of the run
             continue
-        burst = _noise(rng, 1, int(stop - start), sfreq, band="high", low=min(25.0, sfreq / 4))[0]
+        burst = noise(rng, 1, int(stop - start), sfreq, band="high", low=min(25.0, sfreq / 4))[0]
         burst *= np.hanning(stop - start) * rng.uniform(10, 30)
         data[:, start:stop] += reach[:, None] * burst
     return data
@@ -300,7 +264,7 @@ def simulate_motor_imagery(
             "erd from 0 to 0.95, at least 64 Hz (beta lies at 18-24 Hz) and at least one trial."
         )
     head = _subject(subject, seed, float(erd))
-    rng = _rng(seed, subject, run)
+    rng = seeded(seed, subject, run)
     events = _schedule(rng, n_trials)
     n_times = round((events[-1].onset + events[-1].duration) * sfreq)
     time = np.arange(n_times) / sfreq
@@ -311,14 +275,11 @@ def simulate_motor_imagery(
     widths = {"mu": 0.9, "beta": 1.8, "alpha": 0.8}
     rhythm = [name.split("_")[1] for name in truth.sources]
     series = np.concatenate(
-        [
-            _noise(rng, 1, n_times, sfreq, band="peak", freq=peaks[r], width=widths[r])
-            for r in rhythm
-        ]
+        [noise(rng, 1, n_times, sfreq, band="peak", freq=peaks[r], width=widths[r]) for r in rhythm]
     )
     series *= modulation * (truth.rms * rng.lognormal(0, 0.1, len(rhythm)))[:, None]
-    noise = _noise(rng, len(CHANNELS), n_times, sfreq, band="power", exponent=head.exponent)
-    data = head.background @ noise + truth.lead_field @ series
+    slow = noise(rng, len(CHANNELS), n_times, sfreq, band="power", exponent=head.exponent)
+    data = head.background @ slow + truth.lead_field @ series
     data += _artefacts(rng, head, time, sfreq)
 
     return Signal(
