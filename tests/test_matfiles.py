@@ -131,7 +131,7 @@ def test_trials_of_an_array_are_laid_end_to_end_in_the_order_of_their_axes(rng, 
         data="eeg",
         axes=["target", "channel", "time", "block"],
         label_axis="target",
-        sfreq=50,
+        sfreq=50.0,
         channels=["Fz", "Cz", "Pz", "Oz"],
     )
     np.testing.assert_allclose(signal.data[:, 50:100], data[0, :, :, 1], rtol=1e-5)
@@ -145,12 +145,12 @@ def test_labels_of_a_card_follow_the_numbers_in_names(rng, tmp_path):
     pieces = {f"x_eeg{i}": np.full((1, 10), float(i)) for i in (1, 2, 10)}
     mat5(tmp_path / "a.mat", pieces)
     signal = load(
-        tmp_path, records="*_eeg*", sfreq=10, channels=["Cz"], labels=["one", "two", "ten"]
+        tmp_path, records="*_eeg*", sfreq=10.0, channels=["Cz"], labels=["one", "two", "ten"]
     )
     assert signal.data[0, ::10].tolist() == [1, 2, 10]
     assert [e.label for e in signal.events if e.label != EDGE] == ["one", "two", "ten"]
     with pytest.raises(ValueError, match="more than 2 pieces"):
-        load(tmp_path, records="*_eeg*", sfreq=10, channels=["Cz"], labels=["one", "two"])
+        load(tmp_path, records="*_eeg*", sfreq=10.0, channels=["Cz"], labels=["one", "two"])
 
 
 def test_one_array_per_class_names_its_events(rng, tmp_path):
@@ -163,7 +163,7 @@ def test_one_array_per_class_names_its_events(rng, tmp_path):
         records="eeg",
         data={"left": "left_hand", "right": "right_hand"},
         trigger="mark",
-        sfreq=10,
+        sfreq=10.0,
         channels=["C3", "C4"],
     )
     assert [(e.onset, e.label) for e in signal.events] == [
@@ -190,7 +190,7 @@ def test_people_in_one_file_become_recordings_with_positions(rng, tmp_path):
         root=tmp_path,
         data="Data",
         axes=["time", "channel"],
-        sfreq=100,
+        sfreq=100.0,
         channels=["A1", "A2", "A3"],
         subjects="Patient",
         positions="Place",
@@ -217,7 +217,7 @@ def test_a_variable_per_channel_is_read_in_groups_of_the_same_numbers(rng, tmp_p
         root=tmp_path,
         data="data.electrode_*",
         axes=["time"],
-        sfreq=100,
+        sfreq=100.0,
         kind="seeg",
     )
     (recording,) = reader.recordings()
@@ -260,7 +260,7 @@ def test_labels_and_onsets_must_be_as_many(runs, tmp_path):
 )
 def test_axes_that_cannot_be_are_refused_before_any_file_is_opened(axes, words, tmp_path):
     with pytest.raises(ValueError, match=words):
-        MatReader("x.mat", dataset="d", root=tmp_path, axes=axes, sfreq=1, channels=["a"])
+        MatReader("x.mat", dataset="d", root=tmp_path, axes=axes, sfreq=1.0, channels=["a"])
 
 
 @pytest.mark.parametrize("content", [b"", b"no matlab", b"MATLAB 5.0 but nothing more"])
