@@ -198,25 +198,25 @@ def test_the_planted_source_is_where_a_dipole_scan_finds_it(evoked, label):
 
 @pytest.mark.parametrize("modality", ["eeg", "meg", "seeg", "eeg+meg"])
 def test_without_noise_a_recording_is_its_sources_through_the_lead_field(modality):
-    signal, truth = simulate_meeg("1", "1", modality=modality, duration_s=5, level=0)
+    signal, truth = simulate_meeg("1", "1", modality=modality, duration_s=5.0, level=0.0)
     clean = truth.lead_field @ truth.series
     np.testing.assert_allclose(signal.data, clean, rtol=1e-4, atol=1e-5 * np.abs(clean).max())
 
 
 def test_every_device_measures_the_same_activity():
-    made = [simulate_meeg("1", "1", modality=m, duration_s=10) for m in ("eeg", "meg", "seeg")]
+    made = [simulate_meeg("1", "1", modality=m, duration_s=10.0) for m in ("eeg", "meg", "seeg")]
     for signal, truth in made[1:]:
         np.testing.assert_array_equal(truth.series, made[0][1].series)
         np.testing.assert_array_equal(truth.position, made[0][1].position)
         assert signal.events == made[0][0].events
-    together, _ = simulate_meeg("1", "1", modality="eeg+meg", duration_s=10)
+    together, _ = simulate_meeg("1", "1", modality="eeg+meg", duration_s=10.0)
     np.testing.assert_array_equal(together.data[:64], made[0][0].data)
     np.testing.assert_array_equal(together.data[64:], made[1][0].data)
     assert set(together.sensors.kind) == {Kind.EEG, Kind.MAG, Kind.GRAD}
 
 
 def test_contacts_near_a_source_see_more_of_it():
-    signal, truth = simulate_meeg("1", "1", modality="seeg", level=0, duration_s=20)
+    signal, truth = simulate_meeg("1", "1", modality="seeg", level=0.0, duration_s=20.0)
     names = signal.sensors.names
     for shaft, source in (("LA", "left_auditory"), ("LM", "left_motor")):
         own = np.array([i for i, name in enumerate(names) if name.startswith(shaft)])
@@ -232,7 +232,7 @@ def test_contacts_near_a_source_see_more_of_it():
 @pytest.mark.parametrize("modality", ["eeg", "meg", "seeg"])
 def test_amplitudes_are_those_of_real_recordings(modality):
     for subject in ("1", "2"):
-        signal, _ = simulate_meeg(subject, "1", modality=modality, duration_s=20)
+        signal, _ = simulate_meeg(subject, "1", modality=modality, duration_s=20.0)
         where = signal.recording.id
         check_amplitude(signal.data, signal.sensors.kind, sfreq=signal.sfreq, where=where)
         wrong = signal.data * (1e-3 if modality != "seeg" else 1e6)
@@ -241,7 +241,7 @@ def test_amplitudes_are_those_of_real_recordings(modality):
 
 
 def test_the_helmet_is_one():
-    signal, truth = simulate_meeg("1", "1", modality="meg", duration_s=5)
+    signal, truth = simulate_meeg("1", "1", modality="meg", duration_s=5.0)
     kind, at = signal.sensors.kind, signal.sensors.position
     assert (kind == Kind.MAG).sum() == 102 and (kind == Kind.GRAD).sum() == 204
     along = signal.sensors.orientation
@@ -262,7 +262,7 @@ def test_the_helmet_is_one():
 def test_far_fields_reach_magnetometers_alone():
     kinds = {}
     for level in (0.0, 1.0):
-        signal, _ = simulate_meeg("1", "1", modality="meg", duration_s=60, level=level)
+        signal, _ = simulate_meeg("1", "1", modality="meg", duration_s=60.0, level=level)
         spectrum = np.abs(np.fft.rfft(signal.data, axis=1)) ** 2
         slow = spectrum[:, 1:20].sum(axis=1)  # below 0.33 Hz
         kinds[level] = [np.median(slow[signal.sensors.kind == k]) for k in (Kind.MAG, Kind.GRAD)]
@@ -271,7 +271,7 @@ def test_far_fields_reach_magnetometers_alone():
 
 def test_runs_move_the_head_and_not_the_implant():
     def places(modality: str, run: str) -> np.ndarray:
-        return simulate_meeg("1", run, modality=modality, duration_s=5)[0].sensors.position
+        return simulate_meeg("1", run, modality=modality, duration_s=5.0)[0].sensors.position
 
     moved = np.linalg.norm(places("meg", "1") - places("meg", "2"), axis=1)
     assert moved.min() > 1e-4 and moved.max() < 0.03
@@ -282,10 +282,10 @@ def test_runs_move_the_head_and_not_the_implant():
 
 
 def test_the_same_arguments_give_the_same_recording_and_others_another():
-    one, again = (simulate_meeg("1", "1", duration_s=20)[0] for _ in range(2))
+    one, again = (simulate_meeg("1", "1", duration_s=20.0)[0] for _ in range(2))
     np.testing.assert_array_equal(one.data, again.data)
     for change in ({"subject": "2", "run": "1"}, {"subject": "1", "run": "2"}):
-        other = simulate_meeg(**change, duration_s=20)[0]
+        other = simulate_meeg(**change, duration_s=20.0)[0]
         assert abs(np.corrcoef(one.data[10], other.data[10])[0, 1]) < 0.3
         assert not same_recording(fingerprint(one), fingerprint(other))
 
@@ -307,7 +307,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="modality 'eeg\\+eeg'"):
         simulate_meeg("1", "1", modality="eeg+eeg")
     with pytest.raises(ValueError, match="expected at least 64 Hz"):
-        simulate_meeg("1", "1", sfreq=32)
+        simulate_meeg("1", "1", sfreq=32.0)
     with pytest.raises(ValueError, match="0 subjects"):
         SyntheticMEEGReader(dataset="x", subjects=0)
     reader = SyntheticMEEGReader(dataset="x", subjects=1, runs=1)
