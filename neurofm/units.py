@@ -33,6 +33,7 @@ class Kind(IntEnum):
     BOLD = 10
     UNIT = 11
     OTHER = 12
+    SOURCE = 13
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ UNITS: dict[Kind, Unit] = {
     Kind.BOLD: Unit("%", 1.0),
     Kind.UNIT: Unit("count", 1.0),
     Kind.OTHER: Unit("", 1.0),
+    Kind.SOURCE: Unit("noise SD", 1.0),
 }
 # SI units in one of the units a file may hold its numbers in
 _SI: dict[str, float] = {
@@ -92,6 +94,7 @@ BRAIN_KINDS = (
     Kind.ECOG,
     Kind.BOLD,
     Kind.UNIT,
+    Kind.SOURCE,
 )
 
 

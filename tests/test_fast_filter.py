@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,7 @@ import neurofm.data.fast_filter as fast_filter
 from neurofm.cards import build, spec_of
 from neurofm.data import Bandpass, Chain, Clip, Notch, Resample, build_steps
 from neurofm.data.fast_filter import exact_ratio, filter_resample
-from neurofm.types import Recording, Sensors, Signal
+from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 
 
@@ -125,6 +126,21 @@ def test_a_chain_keeps_the_clock_over_an_hour():
     last = np.arange(result.data.shape[1])[-round(60 * new) : -round(20 * new)]
     expected = np.sin(2 * np.pi * 31.0 * last / new)
     assert np.abs(result.data[0, last] - expected).max() < 5e-3  # the filter's ripple
+
+
+@pytest.mark.parametrize("engine", ["fft", "mne"])
+def test_filters_stop_at_joins(engine: str):
+    original = brownian(seconds=60.0, sfreq=256.0)
+    joined = replace(original, events=(Event(20.0, 0.0, "EDGE boundary"),))
+    step = Bandpass(0.5, 40.0, engine=engine)
+    cut = round(20.0 * 256)
+    first = step(replace(original, data=original.data[:, :cut]))
+    second = step(replace(original, data=original.data[:, cut:]))
+    np.testing.assert_array_equal(
+        step(joined).data, np.concatenate([first.data, second.data], axis=1)
+    )
+    slower = run(chain(engine, 128.0), joined)
+    assert slower.data.shape[1] == original.data.shape[1] // 2
 
 
 def test_neighbouring_filters_share_a_pass_and_others_do_not():

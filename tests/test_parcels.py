@@ -125,7 +125,7 @@ def test_a_beamformer_recovers_planted_parcels(summary, least, planted):
     assert planted.recovered(signal).min() > least
     assert signal.sensors.names == tuple(PLACES)
     assert signal.sensors.region == tuple(PLACES)
-    assert set(signal.sensors.kind) == {int(Kind.OTHER)}
+    assert set(signal.sensors.kind) == {int(Kind.SOURCE)}
     assert signal.sensors.frame == "head"
     np.testing.assert_allclose(signal.sensors.position, list(PLACES.values()), atol=0.015)
     assert signal.details["parcels"]["unit"] == "noise SD"
@@ -285,7 +285,7 @@ def test_what_is_no_parcellation_is_refused(planted, tmp_path):
 
 def parcel_recording(data: np.ndarray, subject: str) -> Signal:
     names = [f"parcel-{i}" for i in range(len(data))]
-    sensors = Sensors.of_kind(names, Kind.OTHER)
+    sensors = Sensors.of_kind(names, Kind.SOURCE)
     return Signal(data.astype(np.float32), 250.0, sensors, (), Recording("tiny", subject))
 
 

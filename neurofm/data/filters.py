@@ -3,7 +3,8 @@
 Filters are the zero-phase windowed FIRs that MNE designs. `engine: fft` applies them in float32
 through the frequency domain; consecutive steps are then one pass (`Chain`, made by `build_steps`).
 `engine: mne` lets MNE apply each step by itself in float64. Away from the ends the two differ by
-less than 1e-5 of the signal.
+less than 1e-5 of the signal. Filters stop at joins (events labelled "EDGE ..."), as MNE's do; a
+change of rate goes through them.
 
 Axes: channel time.
 """
@@ -23,7 +24,7 @@ from scipy.fft import next_fast_len
 
 from neurofm.cards import configured
 from neurofm.data.fast_filter import exact_ratio, filter_resample
-from neurofm.data.step import Step, noted, require_finite
+from neurofm.data.step import Step, noted, require_finite, stretches
 from neurofm.shapes import Float
 from neurofm.types import Signal
 
@@ -61,8 +62,7 @@ class Notch:
         def apply(block: np.ndarray) -> np.ndarray:
             return mne.filter.notch_filter(block, signal.sfreq, freqs, verbose="ERROR")
 
-        data = _by_channel(signal.data, apply, signal.data.shape[1])
-        return noted(signal, data, self.line(signal))
+        return noted(signal, _by_stretch(signal, apply), self.line(signal))
 
     def stopped(self, signal: Signal) -> Float[np.ndarray, " freq"]:
         """Frequencies below the Nyquist frequency that are removed, Hz."""
@@ -78,7 +78,6 @@ class Notch:
         for freq in self.freqs:
             count = int(nyquist // freq) if self.harmonics else 1
             wanted |= {freq * k for k in range(1, count + 1)}
-        # The stop band (freq/200 wide) and half its 1 Hz transition must end below Nyquist.
         # The stop band (freq / 200 wide) and half its 1 Hz transition must end below Nyquist.
         return np.array(sorted(f for f in wanted if f * (1 + 1 / 400) + 0.5 < nyquist))
 
@@ -142,8 +141,7 @@ class Bandpass:
                 block, signal.sfreq, self.low, high, copy=False, verbose="ERROR"
             )
 
-        data = _by_channel(signal.data, apply, signal.data.shape[1])
-        return noted(signal, data, self.line(signal))
+        return noted(signal, _by_stretch(signal, apply), self.line(signal))
 
     def upper(self, signal: Signal) -> float | None:
         """Upper edge at the signal's rate, Hz.
@@ -275,7 +273,10 @@ class Chain:
                 _warn_if_short(step, signal)
                 taps.append(item)
         lines = tuple(step.line(signal) for step in self.steps)
-        data = signal.data
+        data, pieces = signal.data, stretches(signal)
+        if taps and len(pieces) > 1:
+            data = np.concatenate([filter_resample(data[:, at], taps) for at in pieces], axis=1)
+            taps = []
         if taps or ratio != 1:
             data = filter_resample(data, taps, ratio)
         return replace(signal, data=data, sfreq=sfreq, history=(*signal.history, *lines))
@@ -300,6 +301,14 @@ def chained(steps: Sequence[Step]) -> list[Step]:
             joined.append(step)
     close()
     return joined
+
+
+def _by_stretch(
+    signal: Signal, function: Callable[[np.ndarray], np.ndarray]
+) -> Float[np.ndarray, "channel time"]:
+    """Filter what lies between two joins by itself."""
+    data = [signal.data[:, at] for at in stretches(signal)]
+    return np.concatenate([_by_channel(x, function, x.shape[1]) for x in data], axis=1)
 
 
 def _by_channel(

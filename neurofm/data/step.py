@@ -7,6 +7,7 @@ done to the data. Data are float32 in working units; event times, in seconds, st
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +28,16 @@ class Step(Protocol):
 def noted(signal: Signal, data: Float[np.ndarray, "channel time"], line: str) -> Signal:
     """The signal with new data and one more line of history."""
     return replace(signal, data=data, history=(*signal.history, line))
+
+
+def stretches(signal: Signal) -> list[slice]:
+    """The samples between events labelled "EDGE ...", where pieces of a recording were joined."""
+    cuts = {
+        round(event.onset * signal.sfreq) for event in signal.events if event.label[:4] == "EDGE"
+    }
+    n = signal.data.shape[1]
+    edges = [0, *sorted(cut for cut in cuts if 0 < cut < n), n]
+    return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 def require_finite(signal: Signal, step: str) -> None:

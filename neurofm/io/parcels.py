@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 METHODS = ("lcmv", "MNE", "dSPM", "sLORETA")
 SUMMARIES = ("pc", "mean")
-KIND = Kind.OTHER  # no sensor of its own: a weighted sum of all
 _FIXED = 1  # FIFFV_MNE_FIXED_ORI
 _NANO = 1e-9
 _SILENT = 1e-3  # field of the weakest orientation relative to the strongest
@@ -205,7 +204,7 @@ def parcel_signal(
         event_channel: As in `signal_from_raw`.
 
     Returns:
-        Channels of kind OTHER at the centroids of the parcels. The unit is that of the method:
+        Channels of kind SOURCE at the centroids of the parcels. The unit is that of the method:
         standard deviations of the noise (LCMV, dSPM, sLORETA) or nA·m (MNE); `details["parcels"]`
         names it.
 
@@ -235,7 +234,7 @@ def parcel_signal(
         sfreq=float(raw.info["sfreq"]),
         sensors=Sensors(
             names=parcels.names,
-            kind=np.full(len(parcels), KIND, dtype=np.int8),
+            kind=np.full(len(parcels), Kind.SOURCE, dtype=np.int8),
             position=parcels.position,
             orientation=np.zeros((len(parcels), 3)),
             frame=parcels.frame,
