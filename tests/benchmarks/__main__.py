@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("windows", "tokenizer", "filters", "prepare")
+NAMES = ("windows", "tokenizer", "filters", "prepare", "parcels")
 
 
 def main(arguments: list[str]) -> int:
