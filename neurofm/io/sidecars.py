@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from time import time_ns
 from typing import Any
 
 from neurofm.io.integrity import refuse_foreign
@@ -28,6 +31,7 @@ MISSING = ("n/a", "na", "nan", "")
 # What says something about one recording, besides the JSON of its own suffix.
 _SUFFIXES = ("channels", "events", "electrodes", "coordsystem", "headshape", "markers")
 _VERSIONS = ("space", "desc", "res", "den")  # versions of the same recording
+_REST_NS = 2_000_000_000  # the coarsest clock of a file system
 _LABELS = ("trial_type", "stim_type", "event_type", "value")
 
 
@@ -85,8 +89,8 @@ def applying(
     found: list[Path] = []
     for folder in _folders(path, root):
         level = []
-        for file in folder.glob(f"*{suffix}{extension}"):
-            if suffix_word(file.name) != suffix or extension_of(file.name) != extension:
+        for file in _files(folder, suffix):
+            if extension_of(file.name) != extension:
                 continue
             theirs = {k: v for k, v in entities_of(file.name).items() if k not in free}
             if all(own.get(key) == value for key, value in theirs.items()):
@@ -168,9 +172,33 @@ def _named(path: Path, root: Path, suffix: str) -> list[Path]:
     return [
         file
         for folder in _folders(path, root)
-        for file in folder.glob(f"*{suffix}.*")
-        if file.is_file() and suffix_word(file.name) == suffix
+        for file in _files(folder, suffix)
+        if extension_of(file.name) and file.is_file()
     ]
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    """What has this suffix in a folder. Listings of folders at rest are kept: the root of a data
+    set with thousands of people is looked into for every recording.
+    """
+    try:
+        changed = os.stat(folder).st_mtime_ns
+    except OSError:
+        return []
+    settled = time_ns() - changed > _REST_NS
+    named = _listed(folder, changed) if settled else _listed.__wrapped__(folder, changed)
+    return [folder / name for name in named.get(suffix, ())]
+
+
+@lru_cache(maxsize=1024)
+def _listed(folder: Path, changed: int) -> dict[str, list[str]]:
+    named: dict[str, list[str]] = {}
+    try:
+        for name in os.listdir(folder):
+            named.setdefault(suffix_word(name), []).append(name)
+    except OSError:  # unreadable, as `glob` has it
+        return {}
+    return named
 
 
 def _folders(path: Path, root: Path) -> list[Path]:
