@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from neurofm.data import Row, Windows
+from neurofm.data.columns import Columns
 from neurofm.data.cuts import Cut, Parts
 from neurofm.data.table import Codes, RecordingTable
 from neurofm.io import Store, seal, write_recording
@@ -182,6 +183,17 @@ def test_rows_are_made_when_looked_at_and_compare_as_lists_do(tmp_path):
 def test_rows_carry_the_fingerprint_of_their_recording(tmp_path):
     rows = Windows(store_of(tmp_path, (), ()), window_s=5.0).rows
     assert [row.fingerprint for row in rows] == [None, None, "f1", "f1"]
+
+
+def test_columns_of_windows_are_those_of_their_rows(tmp_path):
+    events = (Event(1.0, 0.0, "a"), Event(4.0, 0.0, "b"))
+    windows = Windows(store_of(tmp_path, events, (), events), window_s=2.0, labels=["b", "a"])
+    found, expected = Columns.of(windows.rows), Columns.of(list(windows.rows))
+    assert dict(found.names) == dict(expected.names)
+    for name, code in expected.code.items():
+        np.testing.assert_array_equal(found.code[name], code)
+    np.testing.assert_array_equal(found.start, expected.start)
+    np.testing.assert_array_equal(found.stop, expected.stop)
 
 
 def test_distinct_rows_span_the_windows_of_a_recording_and_label(tmp_path):

@@ -108,7 +108,8 @@ def find_leaks(
     """
     by = split.by if by is None else by
     _check(len(rows), split, by)
-    columns = Columns.of([*rows, *(row for item in fitted for row in item.rows)])
+    further = [row for item in fitted for row in item.rows]
+    columns = Columns.of([*rows, *further] if further else rows)
     sides = {name: np.asarray(side, dtype=np.int64) for name, side in split.sides.items()}
     ends = len(rows) + np.cumsum([0, *(len(item.rows) for item in fitted)])
     fits = {

@@ -38,7 +38,10 @@ class Columns:
 
     @classmethod
     def of(cls, rows: Sequence[Row]) -> Columns:
-        """The columns of these rows, in their order."""
+        """The columns of these rows, in their order; `rows.columns()` where rows have that."""
+        if hasattr(rows, "columns"):
+            made: Columns = rows.columns()
+            return made
         held = list(rows)  # rows may be made as they are asked for
         coded = {name: _coded(getattr(row, name) for row in held) for name in NAMES}
         return cls(

@@ -8,6 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from neurofm.data.columns import Columns
 from neurofm.data.rows import Row
 from neurofm.data.table import RecordingTable
 from neurofm.io import Entry
@@ -99,6 +100,29 @@ class WindowRows(Sequence[Row]):
             float(self._table.sfreq[i]),
             int(self._length[i]),
             self._entries[i].fingerprint or None,
+        )
+
+    def columns(self) -> Columns:
+        """The columns an audit looks at, without making rows."""
+        used, inverse = np.unique(self._recording, return_inverse=True)
+        inverse = inverse.reshape(-1)
+        about = [self._of_recording(i) for i in used.tolist()]
+        subject, session, run, name, _, _, fingerprint = zip(*about, strict=True)
+        known = {
+            "subject": subject,
+            "session": session,
+            "run": run,
+            "recording": name,
+            "fingerprint": fingerprint,
+        }
+        nothing = np.zeros(len(used))
+        few = Columns.of_values(known, nothing, nothing)
+        rate = self._table.sfreq[self._recording]
+        return Columns(
+            names=few.names,
+            code={key: code[inverse] for key, code in few.code.items()},
+            start=self._start / rate,
+            stop=(self._start + self._length[self._recording]) / rate,
         )
 
     def distinct(self) -> tuple[list[Row], Int[np.ndarray, " window"]]:
