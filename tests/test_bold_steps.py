@@ -145,20 +145,24 @@ def test_a_run_is_standardised_by_itself(noisy):
 
 
 def test_dropped_volumes_take_their_events_along():
-    events = [Event(0, 1, "a"), Event(5, 4, "b"), Event(20, 0, "c")]
+    events = [Event(0.0, 1.0, "a"), Event(5.0, 4.0, "b"), Event(20.0, 0.0, "c")]
     signal = make(np.arange(N)[None], {}, events)
     cut = DropVolumes(first=4, last=6)(signal)
     np.testing.assert_array_equal(cut.data[0], np.arange(4, N - 6))
-    assert cut.events == (Event(-3, 4, "b"), Event(12, 0, "c"))
+    assert cut.events == (Event(-3.0, 4.0, "b"), Event(12.0, 0.0, "c"))
     assert "1 events with them" in cut.history[-1]
     with pytest.raises(ValueError, match="takes 100 \\+ 20 of 120 volumes"):
         DropVolumes(first=100, last=20)(signal)
 
 
 def test_events_move_by_the_delay_but_marks_of_bad_data_stay():
-    events = [Event(2, 1, "a"), Event(3, 2, "BAD empty volume"), Event(4, 0, "EDGE boundary")]
+    events = [
+        Event(2.0, 1.0, "a"),
+        Event(3.0, 2.0, "BAD empty volume"),
+        Event(4.0, 0.0, "EDGE boundary"),
+    ]
     moved = ShiftEvents(4.5)(make(np.zeros((1, N)), {}, events))
-    assert moved.events == (events[1], events[2], Event(6.5, 1, "a"))
+    assert moved.events == (events[1], events[2], Event(6.5, 1.0, "a"))
 
 
 # Expected responses
@@ -188,7 +192,7 @@ def test_the_design_agrees_with_nilearn():
     module = pytest.importorskip("nilearn.glm.first_level")
     import pandas
 
-    events = [Event(15, 22.5, "a"), Event(60.3, 22.5, "b"), Event(100, 2, "a")]
+    events = [Event(15.0, 22.5, "a"), Event(60.3, 22.5, "b"), Event(100.0, 2.0, "a")]
     ours, names = design_matrix(events, 100, 0.4)
     table = pandas.DataFrame(
         [{"onset": e.onset, "duration": e.duration, "trial_type": e.label} for e in events]
@@ -202,13 +206,17 @@ def test_the_design_agrees_with_nilearn():
 
 def test_impulse_responses_mark_each_delay():
     x, names = design_matrix(
-        [Event(4, 0, "a"), Event(9, 0, "a"), Event(300, 0, "a")], N, 1 / TR, model="fir", delays=3
+        [Event(4.0, 0.0, "a"), Event(9.0, 0.0, "a"), Event(300.0, 0.0, "a")],
+        N,
+        1 / TR,
+        model="fir",
+        delays=3,
     )
     assert names == ("a:+0", "a:+1", "a:+2")
     # 4 s is volume 2; 9 s lies between volumes 4 and 5: the first volume behind it is 5.
     assert [np.flatnonzero(column).tolist() for column in x.T] == [[2, 5], [3, 6], [4, 7]]
     with pytest.raises(ValueError, match="no event is labelled b; there are a"):
-        design_matrix([Event(4, 0, "a")], N, 1 / TR, labels=["b"])
+        design_matrix([Event(4.0, 0.0, "a")], N, 1 / TR, labels=["b"])
 
 
 def test_lagged_features_stand_beside_each_other(rng):
