@@ -332,6 +332,17 @@ def test_rows_of_a_table_become_events_beside_those_of_the_file(tiny, tmp_path):
     ]
 
 
+def test_the_file_of_events_is_a_source_of_the_recording(tiny, tmp_path):
+    tiny.edf(tmp_path / "a.edf")
+    reader = AnnotatedReader(
+        files={"pattern": "{subject}.edf"}, dataset="d", root=tmp_path, annotations="{stem}.rec"
+    )
+    (recording,) = reader.recordings()
+    assert reader.sources(recording) == []
+    (tmp_path / "a.rec").write_text("")
+    assert reader.sources(recording) == [tmp_path / "a.rec"]
+
+
 def test_a_recording_without_its_file_of_events_is_read_with_a_warning(tiny, tmp_path):
     tiny.edf(tmp_path / "a.edf")
     with pytest.warns(RecordingWarning, match=r"No file of events fits '\{stem\}\.rec'"):

@@ -105,6 +105,11 @@ class AnnotatedReader:
         events = [*signal.events, *self.events_in(found, path_of(recording))]
         return replace(signal, events=tuple(sorted(events, key=lambda event: event.onset)))
 
+    def sources(self, recording: Recording) -> list[Path]:
+        """The file of events: a recording prepared before must be prepared again if it changes."""
+        found = self.file_of(recording)
+        return [] if found is None else [found]
+
     def file_of(self, recording: Recording) -> Path | None:
         """The file of a recording's events; None if there is none."""
         path = path_of(recording)

@@ -242,6 +242,12 @@ class BIDSReader:
         for signal in bold_slabs(path, recording, max_bytes=max_bytes, **arguments):
             yield self._described(signal, path)
 
+    def sources(self, recording: Recording) -> list[Path]:
+        """Images named by the card that decide what a recording is read as, besides its sidecars."""
+        if bids.suffix_word(path_of(recording).name) != "bold":
+            return []
+        return [self.root / name for name in (self.mask, self.atlas) if name is not None]
+
     def _image_arguments(self, path: Path) -> dict[str, Any]:
         events = bids.events_of(path, self.folder)
         mask = self.root / self.mask if self.mask else bids.mask_of(path, self.folder)
