@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from neurofm.data import CleanBold, prepare_recording
 from neurofm.io import (
+    Corpus,
     FMRIReader,
     RecordingWarning,
     bold_slabs,
@@ -471,6 +473,35 @@ def test_an_atlas_may_lie_beside_the_corpora(tmp_path, rng, monkeypatch):
         reader.load(reader.recordings()[0])
     monkeypatch.setenv("NEUROFM_DATA", str(tmp_path))
     assert reader.load(reader.recordings()[0]).sensors.names == ("parcel-3", "parcel-7")
+
+
+def test_a_run_prepared_in_groups_has_the_bytes_of_the_whole(tmp_path, rng):
+    reader = corpus(tmp_path / "tiny", rng)
+    table = tmp_path / "tiny" / "sub-01" / "run1" / "motion.txt"
+    np.savetxt(table, rng.standard_normal((N, 2)))
+    reader.files |= {"confounds": "motion.txt"}
+    opened = Corpus("tiny", {}, tmp_path / "tiny", reader)
+    recording = reader.recordings()[0]
+    for steps in ([], [CleanBold(confounds=["*"])]):
+        found = []
+        for memory in (2_000_000_000, 4 * 4 * N * 10):
+            store = tmp_path / f"store-{len(steps)}-{memory}"
+            made = prepare_recording(opened, recording, steps, store, memory=memory)
+            found.append((store / "recordings" / f"{made.key}.bin").read_bytes())
+        assert found[0] == found[1]
+
+
+def test_another_mask_makes_another_recording(tmp_path, rng):
+    reader = corpus(tmp_path / "tiny", rng)
+    opened = Corpus("tiny", {}, tmp_path / "tiny", reader)
+    recording = reader.recordings()[0]
+    first = prepare_recording(opened, recording, [], tmp_path / "store")
+    assert not prepare_recording(opened, recording, [], tmp_path / "store").made
+    mask = np.zeros(SHAPE)
+    mask[2:4] = 1
+    write(tmp_path / "tiny" / "sub-01" / "mask.nii.gz", mask)
+    again = prepare_recording(opened, recording, [], tmp_path / "store")
+    assert again.made and again.key != first.key
 
 
 def test_frame_comes_from_the_code_the_name_or_the_card(rng, tmp_path):

@@ -17,7 +17,7 @@ from neurofm.io.quality import Problem, listed, report
 from neurofm.io.readers import compile_pattern, find_recordings, path_of
 from neurofm.types import Recording, Signal
 
-_FIELD = re.compile(r"\{(\w+)\}")
+_FIELD = re.compile(r"\{(\w+)(?::\d+)?\}")  # a width, as in patterns, says nothing here
 
 
 class FMRIReader:
