@@ -132,7 +132,13 @@ def test_quiet_shows_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("options", [("--workers", 2), ("--executor", "dask", "--workers", 2)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--workers", 2),
+        pytest.param(("--executor", "dask", "--workers", 2), marks=pytest.mark.slow),
+    ],
+)
 def test_the_command_prepares_on_workers(tmp_path, command_line, options):
     arguments = ("simulated_motor_imagery", "--subjects", 1, 2, "--quiet")
     assert command_line(*arguments, "--store", tmp_path / "alone") == 0

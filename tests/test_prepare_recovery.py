@@ -146,7 +146,7 @@ def test_a_worker_killed_in_the_middle_loses_nothing(place, request, name):
     assert others == [1] * 5 if name == "processes" else max(others) <= 2
 
 
-@pytest.mark.parametrize("name", ["processes", "dask"])
+@pytest.mark.parametrize("name", ["processes", pytest.param("dask", marks=pytest.mark.slow)])
 def test_a_recording_that_kills_its_workers_is_quarantined(place, request, name):
     executor = request.getfixturevalue("cluster") if name == "dask" else "processes"
     trap = place.set("kill-02")
@@ -224,7 +224,7 @@ def test_a_killed_driver_leaves_a_store_that_can_be_read(place):
     assert Store(place.folder).read(0, 0, 100).shape == (4, 100)
 
 
-@pytest.mark.parametrize("name", ["inprocess", "processes"])
+@pytest.mark.parametrize("name", [pytest.param("inprocess", marks=pytest.mark.slow), "processes"])
 def test_ctrl_c_leaves_a_sealed_store_and_no_process(place, name):
     place.set("hold-03")
     driver = place.driver(name)
@@ -239,6 +239,7 @@ def test_ctrl_c_leaves_a_sealed_store_and_no_process(place, name):
     check_the_next_run_continues(place, 3)
 
 
+@pytest.mark.slow
 def test_two_drivers_at_once_share_the_work(place):
     hold = place.set("hold-01")
     first = place.driver("processes")
@@ -253,6 +254,7 @@ def test_two_drivers_at_once_share_the_work(place):
     assert contents(place.folder) == contents(place.prepare("whole"))
 
 
+@pytest.mark.slow
 def test_the_one_who_waits_is_told_for_whom(place, capsys):
     hold = place.set("hold-00")
     driver = place.driver("inprocess")
@@ -269,6 +271,7 @@ def test_the_one_who_waits_is_told_for_whom(place, capsys):
     assert sorted(place.corpus.loads()) == ALL
 
 
+@pytest.mark.slow
 def test_a_killed_driver_leaves_no_lock(place):
     place.set("hold-00")
     driver = place.driver("inprocess")
