@@ -27,6 +27,7 @@ from neurofm.data import (
     Row,
     Split,
     Standardize,
+    audit_summary,
     by_group,
     find_leaks,
     find_overlap,
@@ -110,6 +111,10 @@ def test_stimuli_on_both_sides_are_found():
     rows[j] = replace(rows[j], stimulus=rows[i].stimulus)
     (leak,) = find_leaks(rows, split)
     assert (leak.kind, leak.count, leak.example) == ("stimulus", 1, rows[i].stimulus)
+    accepted = refuse_leakage(rows, split, allow=["stimulus"])
+    assert accepted == [leak]
+    summary = audit_summary(rows, split, leaks=accepted)
+    assert summary == audit_summary(rows, split) and summary.endswith("1 leak (stimulus)")
 
 
 def test_a_copy_under_another_name_is_found_by_its_fingerprint():

@@ -177,13 +177,16 @@ def refuse_leakage(
     allow: Collection[str] = (),
     fitted: Sequence[Fitted] = (),
     seen: Seen | None = None,
-) -> None:
+) -> list[Leak]:
     """Stop if the split leaks.
 
     Args:
         allow: Kinds of leak to accept knowingly, such as "stimulus" if all subjects saw the same.
         fitted: As in `find_leaks`.
         seen: As in `find_leaks`.
+
+    Returns:
+        The leaks that were accepted.
 
     Raises:
         ValueError: The message names the first leaks and the fix.
@@ -194,7 +197,7 @@ def refuse_leakage(
     found = find_leaks(rows, split, by=by, fitted=fitted, seen=seen)
     leaks = [leak for leak in found if leak.kind not in allow]
     if not leaks:
-        return
+        return found
     shown = "; ".join(str(leak) for leak in leaks[:3])
     more = f"; and {len(leaks) - 3} more" if len(leaks) > 3 else ""
     raise ValueError(
@@ -202,8 +205,12 @@ def refuse_leakage(
     )
 
 
-def audit_summary(rows: Sequence[Row], split: Split) -> str:
-    """One line: "split audit: 12 subjects x 3 runs, train 360 / test 180 windows, 0 leaks"."""
+def audit_summary(rows: Sequence[Row], split: Split, *, leaks: Sequence[Leak] | None = None) -> str:
+    """One line: "split audit: 12 subjects x 3 runs, train 360 / test 180 windows, 0 leaks".
+
+    Args:
+        leaks: What an audit of this split has found; looked for if not given.
+    """
     _check(len(rows), split, split.by)
     columns = Columns.of(rows)
     sides = {name: np.asarray(side, dtype=np.int64) for name, side in split.sides.items()}
@@ -218,7 +225,7 @@ def audit_summary(rows: Sequence[Row], split: Split) -> str:
     else:
         what += f", {recordings} recording{'s' * (recordings != 1)}"
     sizes = " / ".join(f"{name} {len(side)}" for name, side in sides.items() if len(side))
-    leaks = leaks_of(columns, sides, by=split.by)
+    leaks = leaks_of(columns, sides, by=split.by) if leaks is None else leaks
     found = f"{len(leaks)} leak{'s' * (len(leaks) != 1)}"
     if leaks:
         found += f" ({', '.join(dict.fromkeys(leak.kind for leak in leaks))})"

@@ -172,8 +172,8 @@ class BrainData(lightning.LightningDataModule):
             avoid=self.avoid,
         )
         self.split = self._split(self.windows.rows)
-        refuse_leakage(self.windows.rows, self.split)
-        log.info(audit_summary(self.windows.rows, self.split))
+        accepted = refuse_leakage(self.windows.rows, self.split)
+        log.info(audit_summary(self.windows.rows, self.split, leaks=accepted))
 
     def _chosen(self, stores: Sequence[Store]) -> list[int] | None:
         """Positions of the recordings asked for; a store may hold more."""
