@@ -243,7 +243,7 @@ class BIDSReader:
             yield self._described(signal, path)
 
     def sources(self, recording: Recording) -> list[Path]:
-        """Images named by the card that decide what a recording is read as, besides its sidecars."""
+        """Images the card names that decide what a recording is read as."""
         if bids.suffix_word(path_of(recording).name) != "bold":
             return []
         return [self.root / name for name in (self.mask, self.atlas) if name is not None]
