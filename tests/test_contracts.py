@@ -238,6 +238,22 @@ def stand_in(recipe: dict[str, Any], folder: Path) -> str:
     return str(file)
 
 
+def mixture_of_stand_ins(data: dict[str, Any]) -> dict[str, Any]:
+    """The data of a recipe with several corpora: one run of each, real people simulated."""
+    real = [n for n in data["init_args"]["datasets"] if cards.read("datasets", n)["folder"]]
+    text = yaml.safe_dump(data)
+    for name in real:
+        text = text.replace(name, "simulated_motor_imagery")
+    changed = yaml.safe_load(text)
+    options = changed["init_args"]
+    options["subjects"]["simulated_motor_imagery"] = ["1", "2", "3"]
+    options["runs"] = {name: ["1"] for name in options["datasets"]}
+    for side, subject in (("validate", 2), ("test", 3)):
+        others = [n for n in options[side] if not n.startswith("simulated_motor_imagery/")]
+        options[side] = [f"simulated_motor_imagery/{subject}", *others]
+    return changed
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_runs_two_steps_on_the_simulation(
     name: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -253,15 +269,17 @@ def test_recipe_runs_two_steps_on_the_simulation(
         "limit_val_batches": 1,
         "num_sanity_val_steps": 0,
     }
-    recipe["data"]["init_args"] |= {
-        "datasets": [simulated],
-        "store": "store",
-        "subjects": ["1"] if by_run else ["1", "2", "3"],
-        "runs": ["1", "2", "3"] if by_run else ["1"],
-        "validate": ["2"],
-        "test": ["3"],
-        "batch_size": 2,
-    }
+    recipe["data"]["init_args"] |= {"store": "store", "batch_size": 2}
+    if len(recipe["data"]["init_args"]["datasets"]) > 1:
+        recipe["data"] = mixture_of_stand_ins(recipe["data"])
+    else:
+        recipe["data"]["init_args"] |= {
+            "datasets": [simulated],
+            "subjects": ["1"] if by_run else ["1", "2", "3"],
+            "runs": ["1", "2", "3"] if by_run else ["1"],
+            "validate": ["2"],
+            "test": ["3"],
+        }
     file = workplace / f"{name}.yaml"
     file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
     code = cli.main(["fit", "--config", str(file)])
