@@ -440,7 +440,7 @@ def make_bids(plan: Plan) -> None:
         units = {"MAG": "T", "AXIAL": "T", "GRAD": "T/m"}
         words = {"MAG": "MEGMAG", "GRAD": "MEGGRADPLANAR", "AXIAL": "MEGGRADAXIAL"}
         lines = [
-            f"{name}\t{words.get(kind, kind)}\t{units.get(kind, 'uV')}\t{'bad' if i == 1 else 'good'}"
+            f"{name}\t{words.get(kind, kind)}\t{units.get(kind, 'uV')}\t{'good' if i else 'bad'}"
             for i, (name, kind) in enumerate(zip(signal.sensors.names, kinds, strict=True))
         ]
         head = "name\ttype\tunits\tstatus"
