@@ -3,6 +3,7 @@
 from neurofm.models.braindecode import BraindecodeModel
 from neurofm.models.brainomni import BrainOmni
 from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
+from neurofm.models.tfm import TFMEncoder
 
 __all__ = [
     "BraindecodeModel",
@@ -10,5 +11,6 @@ __all__ = [
     "DuIn",
     "DuInClassifier",
     "DuInHead",
+    "TFMEncoder",
     "for_new_subjects",
 ]

@@ -3,5 +3,6 @@
 from neurofm.tokenizers.brain_tokenizer import BrainTokenizer
 from neurofm.tokenizers.du_in import DuInTokenizer
 from neurofm.tokenizers.du_in_encoder import DuInEncoder
+from neurofm.tokenizers.tfm import TFMTokenizer
 
-__all__ = ["BrainTokenizer", "DuInEncoder", "DuInTokenizer"]
+__all__ = ["BrainTokenizer", "DuInEncoder", "DuInTokenizer", "TFMTokenizer"]
