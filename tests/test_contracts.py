@@ -33,6 +33,9 @@ UPSTREAM = {
     "du_in_tokenizer": (5_801_386, "du_in/upstream_keys_vqvae.json"),
     "du_in": (3_890_304, "du_in/upstream_keys_mae.json"),
     "du_in_classifier": (4_239_709, "du_in/upstream_keys_cls.json"),
+    # Without the codes, which the original counts as parameters though nothing trains them.
+    "tfm_tokenizer": (1_166_100 - 8192 * 64, "tfm_tokenizer/upstream_keys_tokenizer_2x2x8.json"),
+    "tfm_encoder_tuev": (724_998, "tfm_tokenizer/upstream_keys_classifier_64x4_6class.json"),
 }
 
 
@@ -108,7 +111,10 @@ def padded(batch: Batch) -> Batch:
 def test_model_takes_padding_unknown_positions_and_any_batch_size(name: str) -> None:
     card = cards.read("models", name)
     torch.manual_seed(0)
-    model = cards.build({key: card[key] for key in ("class_path", "init_args")}).eval()
+    given = dict(card["init_args"])
+    if "tokenizer" in card["expects"]:  # published without the tokenizer it reads from
+        given["tokenizer"] = load_tokenizer(card["expects"]["tokenizer"])
+    model = cards.build({"class_path": card["class_path"], "init_args": given}).eval()
     batch = sample(2, card["expects"])
 
     def output(given: Batch) -> torch.Tensor:
@@ -190,20 +196,28 @@ def test_recipe_starts_from_runs_of_other_recipes(name: str) -> None:
     assert {Path(run).name for run in runs_named(recipe)} <= set(RECIPES) - {name}
 
 
+def started(recipe: str, role: str, folder: Path) -> nn.Module:
+    """The network a recipe trains, with fresh weights and a code book that has started."""
+    file = cards.path("recipes", recipe)
+    spec = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["init_args"][role]
+    arguments = dict(spec["init_args"])
+    if "tokenizer" in arguments:
+        arguments["tokenizer"] = folder / arguments["tokenizer"]
+    torch.manual_seed(0)
+    model: Any = (load_model if role == "model" else load_tokenizer)(**arguments)
+    with torch.no_grad():
+        (model.tokenizer if role == "model" else model)(sample(4, model.card["expects"]))
+    return model
+
+
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a store, and a checkpoint of fresh weights for every run a recipe names."""
     folder = tmp_path_factory.mktemp("recipes")
-    for kind, role, load in (
-        ("pretrain", "model", load_model),
-        ("train_tokenizer", "tokenizer", load_tokenizer),
-    ):
-        torch.manual_seed(0)
-        model: Any = load("brainomni_demo" if role == "model" else "braintokenizer_demo")
-        with torch.no_grad():  # its code book starts
-            (model.tokenizer if role == "model" else model)(sample(4, model.card["expects"]))
+    for kind, role in (("train_tokenizer", "tokenizer"), ("pretrain", "model")):
         for recipe in RECIPES:
             if recipe.startswith(kind):
+                model = started(recipe, role, folder)
                 run = folder / "runs" / recipe / "version_0" / "checkpoints"
                 run.mkdir(parents=True)
                 content = {
@@ -218,6 +232,8 @@ def stand_in(recipe: dict[str, Any], folder: Path) -> str:
     """A simulated corpus for a recipe: of images for images, with as many voxels and classes."""
     data = recipe["data"]["init_args"]
     cards_of = [cards.read("datasets", name) for name in data["datasets"]]
+    if all(card["modality"] == "ieeg" for card in cards_of):
+        return "simulated_seeg"
     if any(card["modality"] != "fmri" for card in cards_of):
         return "simulated_motor_imagery"
     network = recipe["model"]["init_args"]["model"]["init_args"]

@@ -71,6 +71,11 @@ class CosineQuantizer(nn.Module):
         self._ready = False
         super()._load_from_state_dict(*args, **kwargs)
 
+    @property
+    def started(self) -> bool:
+        """Whether the codebook has started."""
+        return self._ready or bool(self.initialized)
+
     def queries(self, x: Float[Tensor, "... dim"]) -> Float[Tensor, "... code_dim"]:
         """What is compared with the codes: unit vectors."""
         with torch.autocast(x.device.type, enabled=False):

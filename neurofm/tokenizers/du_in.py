@@ -9,8 +9,10 @@ Axes: batch channel time; feature = fused channel; token = patch of 100 ms.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from neurofm.batch import Batch, Embedding, Tokens
 from neurofm.cards import configured
 from neurofm.nn.cosine_quantizer import CosineQuantizer
+from neurofm.nn.start import unit_variance
 from neurofm.nn.transformer import initialize
 from neurofm.shapes import Bool, Float
 from neurofm.tokenizers.du_in_encoder import DuInEncoder, SubjectLayer, add_time, transformer
@@ -72,6 +75,9 @@ class DuInTokenizer(nn.Module):
         beta: Weight of the commitment loss.
         decay: Of the codebook's moving average; a short training needs a smaller one.
         kmeans: See `nn.CosineQuantizer`, also for `count_in_eval`.
+        start: "published": narrow linear maps, whose queries are all alike at first; after a few
+            hundred steps a handful of codes is used. "spread": wide ones and, from the first
+            training batch, queries around zero.
     """
 
     def __init__(
@@ -88,6 +94,7 @@ class DuInTokenizer(nn.Module):
         decay: float = 0.99,
         kmeans: bool = True,
         count_in_eval: bool = True,
+        start: Literal["published", "spread"] = "published",
     ) -> None:
         super().__init__()
         if not len(filters) == len(kernels) == len(strides):
@@ -95,7 +102,9 @@ class DuInTokenizer(nn.Module):
                 f"DuInTokenizer: {len(filters)} filters, {len(kernels)} kernels and "
                 f"{len(strides)} strides; each convolution has one of each."
             )
-        made = int(torch.tensor(strides, device="cpu").prod())
+        if start not in ("published", "spread"):
+            raise ValueError(f"DuInTokenizer: start {start!r} is not 'published' or 'spread'.")
+        made = math.prod(strides)
         if made != encoder.patch:
             raise ValueError(
                 f"DuInTokenizer: strides {tuple(strides)} make {made} samples of a token, the "
@@ -117,8 +126,11 @@ class DuInTokenizer(nn.Module):
         )
         self.regression = Regression(encoder.dim, encoder.n_fused, filters, kernels, strides)
         self.unmix = SubjectLayer(encoder.n_subjects, encoder.n_fused, encoder.n_channels)
+        self.start = start
         initialize(self.quantizer)
         initialize(self.regression)
+        if start == "spread":
+            self._widen()
 
     # Plain tensors
 
@@ -183,6 +195,8 @@ class DuInTokenizer(nn.Module):
             "loss" and its parts "reconstruction" (mean squared error over the real channels of the
             whole batch) and "commitment"; "codes".
         """
+        if self.start == "spread" and self.training and not self.quantizer.started:
+            self._spread(x, subject)
         found = self.quantizer(self.encoder(x, subject), generator=generator)
         rebuilt = self.unmix(self.rebuild(found.values), subject)[:, : x.shape[1]]
         error = (rebuilt - x).float().square().mean(-1)
@@ -193,6 +207,23 @@ class DuInTokenizer(nn.Module):
             "commitment": found.loss,
             "codes": found.codes,
         }
+
+    @torch.no_grad()
+    def _widen(self) -> None:
+        """Draw the maps around the transformers so that they neither shrink nor blow up."""
+        parts = [*self.quantizer.modules(), *self.regression.modules()]
+        for layer in (self.encoder.subject, self.unmix):
+            layer.weight.normal_(std=layer.n_in**-0.5)
+        for part in parts:
+            if isinstance(part, nn.Linear):
+                part.weight.normal_(std=part.in_features**-0.5)
+
+    @torch.no_grad()
+    def _spread(self, x: Tensor, subject: Tensor) -> None:
+        """Centre and scale the queries on these windows."""
+        project = self.quantizer.project_in
+        tokens = self.encoder(x, subject)
+        unit_variance([project[0], project[2]], lambda: project(tokens))
 
     @staticmethod
     def rename_keys(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
