@@ -224,7 +224,7 @@ def test_rates_never_share_a_batch_and_buckets_are_pure(windows, bucket):
 
 
 def test_an_unknown_bucket_is_refused(windows):
-    with pytest.raises((ValueError, TypeError), match="'rate', 'size',? or 'sensors'|Literal"):
+    with pytest.raises((ValueError, TypeError), match=r"'rate', 'size',? or 'sensors'|Literal"):
         windows.buckets("kind")
 
 
