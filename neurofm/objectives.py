@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurofm.batch import Batch
+from neurofm.cards import configured
 from neurofm.shapes import Bool, Float, Int
 
 
@@ -30,6 +31,7 @@ class PredictsCodes(Protocol):
         ...
 
 
+@configured
 class MaskedCodes(nn.Module):
     """Predict the codes of hidden tokens. The model owns its masking scheme."""
 
@@ -61,3 +63,37 @@ def masked_code_losses(
     for level, right in enumerate(correct.unbind(-1)):
         results[f"accuracy_{level}"] = right.sum() / max(len(right), 1)
     return results
+
+
+@runtime_checkable
+class PredictsViews(Protocol):
+    """A model that hides a part of its tokens, then all others, and predicts what it lacks."""
+
+    def predict_views(
+        self, batch: Batch, *, generator: torch.Generator | None = None
+    ) -> tuple[_Prediction, _Prediction]:
+        """Scores, codes, and which tokens were hidden, of each view."""
+        ...
+
+
+@configured
+class ComplementaryCodes(nn.Module):
+    """Predict the codes of hidden tokens in two views, each of which sees what the other lacks."""
+
+    def forward(
+        self, model: PredictsViews, batch: Batch, *, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """Mean cross-entropy of each view, added, as TFM-Tokenizer does.
+
+        Returns:
+            "loss" (the sum), "nats" (the mean of both, per code: what an entropy of codes is
+            compared with) and "accuracy".
+        """
+        views = model.predict_views(batch, generator=generator)
+        first, second = (masked_code_losses(v.logits, v.codes, v.hidden) for v in views)
+        loss = first["loss"] + second["loss"]
+        return {
+            "loss": loss,
+            "nats": loss.detach() / 2,
+            "accuracy": (first["accuracy"] + second["accuracy"]) / 2,
+        }

@@ -120,7 +120,8 @@ def load_model(
             `.ckpt` file of a training run, from which the model (or tokenizer) is taken; or the
             folder of a run, whose newest best checkpoint is meant.
         weights: With a card: a file of `save_model` to take the weights from, not the card's.
-        tokenizer: With a card: the trained tokenizer to build the model on, by any such name.
+        tokenizer: With a card: the trained tokenizer to build the model on, by any such name. It
+            keeps its weights where `weights` holds none for a tokenizer.
         trusted: Packages whose classes a file may name.
 
     Returns:
@@ -215,7 +216,12 @@ def _load(
         _check_sha256(existing(file["file"]), file.get("sha256"))
         file = file["file"]
     if file is not None:
-        load_state(model, read_tensors(existing(file)), where=str(file))
+        state = read_tensors(existing(file))
+        if tokenizer is not None and not any(key.startswith("tokenizer.") for key in state):
+            # Published apart from its tokenizer, which came by name.
+            own = model.state_dict()
+            state |= {key: value for key, value in own.items() if key.startswith("tokenizer.")}
+        load_state(model, state, where=str(file))
         model.seen = read_seen(file)  # type: ignore[assignment]
     return model.eval()
 
