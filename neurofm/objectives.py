@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -97,3 +98,58 @@ class ComplementaryCodes(nn.Module):
             "nats": loss.detach() / 2,
             "accuracy": (first["accuracy"] + second["accuracy"]) / 2,
         }
+
+
+@runtime_checkable
+class _NextPrediction(Protocol):
+    logits: Tensor
+    codes: Tensor
+    mask: Tensor
+
+
+@runtime_checkable
+class PredictsNext(Protocol):
+    """A model that predicts each code from those before it."""
+
+    def predict_next(self, batch: Batch) -> _NextPrediction:
+        """Scores, the codes that came, and which of them count."""
+        ...
+
+
+@configured
+class NextCodes(nn.Module):
+    """Predict the codes that come next.
+
+    Args:
+        top_k: Also log how often the code was among this many likeliest.
+        label_smoothing: Share of the target spread over all codes, in training mode.
+    """
+
+    def __init__(self, *, top_k: Sequence[int] = (1, 5), label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.top_k, self.label_smoothing = tuple(top_k), label_smoothing
+
+    def forward(self, model: PredictsNext, batch: Batch) -> dict[str, Tensor]:
+        """Loss (nats per code) and "top_1", "top_5", ... accuracies."""
+        found = model.predict_next(batch)
+        smoothing = self.label_smoothing if self.training else 0.0
+        return next_code_losses(
+            found.logits, found.codes, found.mask, top_k=self.top_k, label_smoothing=smoothing
+        )
+
+
+def next_code_losses(
+    logits: Float[Tensor, "batch token code"],
+    codes: Int[Tensor, "batch token"],
+    mask: Bool[Tensor, "batch token"],
+    *,
+    top_k: Sequence[int] = (1,),
+    label_smoothing: float = 0.0,
+) -> dict[str, Tensor]:
+    """Mean cross-entropy where `mask` is True, and how often the code is among the likeliest."""
+    scores, labels = logits[mask].float(), codes[mask]
+    n = max(labels.numel(), 1)
+    loss = F.cross_entropy(scores, labels, reduction="sum", label_smoothing=label_smoothing) / n
+    most = min(max(top_k, default=1), scores.shape[-1])
+    right = scores.topk(most, -1).indices == labels.unsqueeze(-1)
+    return {"loss": loss} | {f"top_{k}": right[:, :k].any(-1).sum() / n for k in top_k}

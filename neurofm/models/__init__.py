@@ -3,6 +3,7 @@
 from neurofm.models.braindecode import BraindecodeModel
 from neurofm.models.brainomni import BrainOmni
 from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
+from neurofm.models.meg_gpt import MegGPT
 from neurofm.models.tfm import TFMEncoder
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "DuIn",
     "DuInClassifier",
     "DuInHead",
+    "MegGPT",
     "TFMEncoder",
     "for_new_subjects",
 ]

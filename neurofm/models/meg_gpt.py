@@ -1,0 +1,413 @@
+"""MEG-GPT: predict the next code of every channel from the codes before it.
+
+A frozen EphysTokenizer makes one code of every sample of every channel. A decoder attends to the
+past of each channel (and, if asked, over channels), compressing it into longer patches and fewer
+samples from layer to layer. The same model continues a recording (`generate`) and describes one
+(`encode`: the last layer's output, without labels of the recording).
+
+Source: OHBA-analysis/MEG-GPT (MIT), arXiv 2510.18080. Deviations: attention masks are computed, not
+loaded; `channel_embedding_dim: null` tells channels not apart, for any sensors; a recording may
+have fewer channels than `n_channels`.
+Axes: batch channel time; token = channel x steps + step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from neurofm.batch import Batch, Embedding, Tokens
+from neurofm.cards import configured
+from neurofm.models.meg_gpt_layers import CodeEmbedding, DecoderLayer, Norm, layer_shapes
+from neurofm.models.meg_gpt_names import rename_meg_gpt
+from neurofm.nn.sampling import choose
+from neurofm.shapes import Bool, Float, Int
+from neurofm.tokenizers.ephys_tokenizer import EphysTokenizer
+
+
+@dataclass(frozen=True)
+class NextPrediction:
+    """What a model predicts of the codes that come next.
+
+    Args:
+        logits: One score per code.
+        codes: int64, what came.
+        mask: True = of a real channel.
+    """
+
+    logits: Float[Tensor, "batch token code"]
+    codes: Int[Tensor, "batch token"]
+    mask: Bool[Tensor, "batch token"]
+
+
+@configured
+class MegGPT(nn.Module):
+    """Decoder-only transformer over EphysTokenizer's codes. Defaults: the published size.
+
+    Lists have one entry for each layer; `None` stands for the same in every layer.
+
+    Args:
+        tokenizer: Frozen; the model has as many codes as it has labels.
+        sequence_length: Context in samples: `n_patches_in[0]` times `patch_len_in[0]`.
+        n_channels: Most channels; without `channel_embedding_dim` and channel attention any number.
+        extra_label_specs: Labels of a recording whose embedding is added, each with `name`,
+            `n_classes`, `label_dim`, perhaps `init_weights` (class by label_dim; published: how
+            often each code occurs in the recording) and `of`: "recording" or "subject" (of a batch;
+            the first is the default).
+        n_patches_in: Patches of each layer's input, `patch_len_in` samples long.
+        n_patches_out: With `patch_len_out`, each layer's output: the next layer's input.
+        unpatched_len_in: Latest samples attended to uncompressed.
+        l_patched_b: Band of attention, in patches; see `nn.visible_patches`.
+        l_unpatched_b: Band of attention to the uncompressed samples.
+        do_chan_attention: Attend over channels before time.
+        do_cross_attention: See `LayerShape`; needs channel attention.
+        chan_attention_mask: True = a channel (row) never looks at that channel (column).
+        chan_attn_chandim: Mix channels into so many keys for channel attention.
+        full_channel_attention_dropout: Probability of leaving the channel branch out of a step.
+        loss_sequence_length: Last steps of a context whose next code is predicted in training.
+    """
+
+    def __init__(
+        self,
+        tokenizer: EphysTokenizer,
+        *,
+        sequence_length: int = 100,
+        n_channels: int = 52,
+        embedding_dim: int = 256,
+        token_embedding_dim: int = 256,
+        pos_embedding_dim: int = 256,
+        pos_embedding_type: Literal["absolute", "sinusoidal", "rope"] = "absolute",
+        rope_base: float = 10_000.0,
+        channel_embedding_dim: int | None = 256,
+        extra_label_specs: Sequence[dict[str, Any]] | None = None,
+        n_heads: int = 4,
+        model_dim: int = 256,
+        n_patches_in: Sequence[int] = (100, 25, 20, 10, 8),
+        patch_len_in: Sequence[int] = (1, 4, 4, 8, 8),
+        n_patches_out: Sequence[int] = (25, 20, 10, 8, 16),
+        patch_len_out: Sequence[int] = (4, 4, 8, 8, 1),
+        unpatched_len_in: Sequence[int] | None = None,
+        l_patched_b: Sequence[int | None] | None = None,
+        l_unpatched_b: Sequence[int | None] | None = None,
+        do_chan_attention: Sequence[bool] | None = None,
+        do_cross_attention: Sequence[bool] | None = None,
+        chan_attention_mask: Sequence[Sequence[Sequence[bool]] | None] | None = None,
+        chan_attn_chandim: int | None = None,
+        full_channel_attention_dropout: float = 0.1,
+        channel_attention_channel_dropout: float = 0.1,
+        time_attention_channel_dropout: float = 0.0,
+        feed_forward_dim: int = 1024,
+        feed_forward_activation: str = "gelu",
+        dropout: float = 0.2,
+        norm_type: Norm = "layer",
+        n_groups: int | None = None,
+        loss_sequence_length: int = 16,
+    ) -> None:
+        super().__init__()
+        depth = len(n_patches_in)
+        none = [None] * depth
+        lists: dict[str, Sequence[Any]] = {
+            "n_patches": n_patches_in,
+            "patch": patch_len_in,
+            "length_out": [n * p for n, p in zip(n_patches_out, patch_len_out, strict=True)],
+            "recent": unpatched_len_in or [0] * depth,
+            "band": l_patched_b or none,
+            "recent_band": l_unpatched_b or none,
+            "channels": do_chan_attention or [False] * depth,
+            "cross": do_cross_attention or [False] * depth,
+            "channel_hidden": chan_attention_mask or none,
+        }
+        shapes = layer_shapes(lists, sequence_length, loss_sequence_length)
+        self.dim, self.n_codes, self.n_levels = model_dim, tokenizer.n_codes, 1
+        self.sequence_length, self.loss_length = sequence_length, loss_sequence_length
+        self.specs = [dict(spec) for spec in extra_label_specs or ()]
+        free = channel_embedding_dim is None and not any(shape.channels for shape in shapes)
+        self.n_channels = None if free else n_channels
+        self.channel_drop = full_channel_attention_dropout
+        self.norm_type = norm_type
+        self.embedding = CodeEmbedding(
+            self.n_codes,
+            embedding_dim,
+            n_times=sequence_length,
+            n_channels=n_channels,
+            token_dim=token_embedding_dim,
+            position_dim=pos_embedding_dim,
+            channel_dim=channel_embedding_dim,
+            position=pos_embedding_type,
+            labels=self.specs,
+        )
+        same = embedding_dim == model_dim
+        self.project = nn.Identity() if same else nn.Linear(embedding_dim, model_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            DecoderLayer(
+                shape,
+                model_dim,
+                n_heads,
+                n_channels,
+                n_channel_keys=chan_attn_chandim,
+                feed_forward_dim=feed_forward_dim,
+                activation=feed_forward_activation,
+                dropout=dropout,
+                time_channel_dropout=time_attention_channel_dropout,
+                channel_dropout=channel_attention_channel_dropout,
+                norm_type=norm_type,
+                n_groups=n_groups,
+                rotary_base=rope_base if pos_embedding_type == "rope" else None,
+            )
+            for shape in shapes
+        )
+        self.head = nn.Linear(model_dim, self.n_codes)
+        for part in self.modules():
+            if isinstance(part, nn.Linear):
+                nn.init.xavier_uniform_(part.weight)
+                nn.init.zeros_(part.bias)
+        self.tokenizer = tokenizer.requires_grad_(False).eval()
+
+    def requires_grad_(self, requires_grad: bool = True) -> MegGPT:
+        """Freeze or thaw everything but the tokenizer, which stays frozen."""
+        super().requires_grad_(requires_grad)
+        self.tokenizer.requires_grad_(False)
+        return self
+
+    def train(self, mode: bool = True) -> MegGPT:
+        """Switch the mode of everything but the tokenizer, which stays in evaluation mode."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    @property
+    def no_decay(self) -> list[str]:
+        """Parameters without weight decay beside norms and biases: the tables."""
+        return [name for name, _ in self.named_parameters() if name.endswith(".table")]
+
+    # Plain tensors
+
+    def hidden(
+        self,
+        codes: Int[Tensor, "batch channel time"],
+        labels: Sequence[Int[Tensor, "batch time"]] | None = None,
+        *,
+        mask: Bool[Tensor, "batch channel"] | None = None,
+    ) -> Float[Tensor, "batch channel step dim"]:
+        """Output of the last layer for the last steps of a context of `sequence_length`."""
+        x = self.dropout(self.project(self.embedding(codes, labels)))
+        weight = 1.0
+        if self.training and self.channel_drop > 0:
+            kept = float(torch.rand(())) >= self.channel_drop
+            weight = 1 / (1 - self.channel_drop) if kept else 0.0
+        for layer in self.layers:
+            x = layer(x, mask, weight)
+        return x
+
+    def generate_codes(
+        self,
+        prompt: Int[Tensor, "batch channel time"],
+        n: int,
+        *,
+        labels: Sequence[Int[Tensor, "batch time"]] | None = None,
+        mask: Bool[Tensor, "batch channel"] | None = None,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        typical: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Int[Tensor, "batch channel step"]:
+        """Continue a prompt of exactly `sequence_length` by `n` codes of every channel.
+
+        The context slides: positions begin anew at every step, so nothing can be kept from the step
+        before. Sampling as in `nn.sampling.choose`: the likeliest code unless told otherwise.
+
+        Raises:
+            ValueError: Another length of prompt, or options of `choose`.
+        """
+        if prompt.shape[-1] != self.sequence_length:
+            raise ValueError(
+                f"MegGPT: a prompt of {prompt.shape[-1]} codes, expected exactly "
+                f"{self.sequence_length}. Cut it, or draw one with `random_prompt`."
+            )
+        context, made = prompt, []
+        with torch.no_grad():
+            for _ in range(n):
+                last = self.head(self.hidden(context, labels, mask=mask)[:, :, -1])
+                code = choose(
+                    last,
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
+                    typical=typical,
+                    generator=generator,
+                )
+                made.append(code)
+                context = torch.cat([context[..., 1:], code.unsqueeze(-1)], -1)
+        return torch.stack(made, -1) if made else prompt[..., :0]
+
+    def random_prompt(
+        self, n: int, n_channels: int, *, generator: torch.Generator | None = None
+    ) -> Int[Tensor, "batch channel time"]:
+        """Codes drawn as often as the vocabulary has them; all alike if it is unknown. Never 0."""
+        label, count = self.tokenizer.label_map, self.tokenizer.token_count
+        weight = torch.zeros(self.n_codes, device=label.device)
+        weight.index_add_(0, label, count.float())
+        if not bool(count.any()):
+            weight[:] = 1
+        weight[0] = 0
+        if generator is not None:
+            weight = weight.to(generator.device)
+        shape = (n, n_channels, self.sequence_length)
+        drawn = torch.multinomial(
+            weight, n * n_channels * self.sequence_length, replacement=True, generator=generator
+        )
+        return drawn.to(label.device).reshape(shape)
+
+    # Batches
+
+    def tokenize(self, batch: Batch) -> Tokens:
+        """The batch's own tokens if it has them, else those of the tokenizer."""
+        if batch.tokens is not None:
+            return batch.tokens
+        with torch.no_grad():
+            return self.tokenizer(batch)
+
+    def _codes(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """batch channel step, and which channels are real."""
+        codes = self.tokenize(batch).codes
+        steps = self.tokenizer.steps(batch.x.shape[-1])
+        if codes is None or codes.shape[1] % steps:
+            shape = None if codes is None else tuple(codes.shape)
+            raise ValueError(
+                f"MegGPT: the batch carries codes of shape {shape}, expected (batch, a multiple of "
+                f"{steps} steps, 1). Make them with this model's `tokenize`."
+            )
+        codes = codes[..., 0].unflatten(1, (-1, steps))
+        if self.n_channels is not None and codes.shape[1] > self.n_channels:
+            raise ValueError(
+                f"MegGPT: the batch has {codes.shape[1]} channels, the model knows "
+                f"{self.n_channels}. Pick channels or parcels, or use a model with more "
+                "`n_channels` or without `channel_embedding_dim`."
+            )
+        return codes, batch.channel_mask[:, : codes.shape[1]]
+
+    def _labels(self, batch: Batch, n_times: int) -> list[Tensor]:
+        labels = []
+        for spec in self.specs:
+            index = batch.subject if spec.get("of") == "subject" else batch.recording
+            if int(index.max()) >= spec["n_classes"]:
+                raise ValueError(
+                    f"MegGPT: label {spec.get('name')!r} has {spec['n_classes']} classes, the "
+                    f"batch holds number {int(index.max())}. Use a model with more `n_classes`, or "
+                    "without `extra_label_specs`."
+                )
+            labels.append(index.unsqueeze(1).expand(-1, n_times))
+        return labels
+
+    def encode(self, batch: Batch) -> Embedding:
+        """Features of the last steps of each context, channel by channel; without labels.
+
+        A window longer than the context is cut into contexts from its start; what is left at its
+        end is not used. `tokens.unflatten(1, (n_channels, n_contexts, -1))` separates them.
+
+        Raises:
+            ValueError: The window is shorter than the context.
+        """
+        codes, mask = self._codes(batch)
+        if codes.shape[-1] < self.sequence_length:
+            raise ValueError(self._too_short(codes.shape[-1], self.sequence_length))
+        pieces = codes.unfold(-1, self.sequence_length, self.sequence_length)
+        count = pieces.shape[2]
+        rows = pieces.transpose(1, 2).flatten(0, 1)
+        x = self.hidden(rows, mask=_padding(mask.repeat_interleave(count, 0)))
+        x = x.unflatten(0, (len(codes), count)).transpose(1, 2)  # batch channel context step dim
+        return Embedding(x.flatten(1, 3), mask.repeat_interleave(count * x.shape[3], 1))
+
+    def predict_next(self, batch: Batch) -> NextPrediction:
+        """Scores of the codes that follow the last `loss_sequence_length` steps of each context.
+
+        Raises:
+            ValueError: The window is not longer than the context.
+        """
+        codes, mask = self._codes(batch)
+        length = self.sequence_length
+        if codes.shape[-1] <= length:
+            raise ValueError(self._too_short(codes.shape[-1], length + 1))
+        pieces = codes.unfold(-1, length + 1, length)
+        count = pieces.shape[2]
+        rows, mask = pieces.transpose(1, 2).flatten(0, 1), mask.repeat_interleave(count, 0)
+        labels = [label.repeat_interleave(count, 0) for label in self._labels(batch, length)]
+        x = self.hidden(rows[..., :-1], labels, mask=_padding(mask))[:, :, -self.loss_length :]
+        return NextPrediction(
+            logits=self.head(x).flatten(1, 2),
+            codes=rows[..., -self.loss_length :].flatten(1),
+            mask=mask.repeat_interleave(self.loss_length, 1),
+        )
+
+    def _too_short(self, found: int, needed: int) -> str:
+        seconds = (needed + 2 * self.tokenizer.margin) / self.tokenizer.sfreq
+        return (
+            f"MegGPT: {found} codes of each channel are too few, {needed} are needed. Use windows "
+            f"of at least {seconds:g} s."
+        )
+
+    def generate(
+        self,
+        batch: Batch,
+        n: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        typical: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tokens:
+        """Continue each window by `n` samples; `tokenizer.decode` turns them into signal.
+
+        Options as in `generate_codes`. Times go on from the start of the window.
+        """
+        codes, mask = self._codes(batch)
+        if codes.shape[-1] < self.sequence_length:
+            raise ValueError(self._too_short(codes.shape[-1], self.sequence_length))
+        made = self.generate_codes(
+            codes[..., -self.sequence_length :],
+            n,
+            labels=self._labels(batch, self.sequence_length),
+            mask=_padding(mask),
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            typical=typical,
+            generator=generator,
+        )
+        channels, device = made.shape[1], made.device
+        step = torch.arange(n, device=device) + codes.shape[-1] + self.tokenizer.margin
+        return Tokens(
+            values=self.tokenizer.kernels_of(made).flatten(1, 2),
+            codes=made.flatten(1).unsqueeze(-1),
+            mask=mask.repeat_interleave(n, 1),
+            channel=torch.arange(channels, device=device)
+            .repeat_interleave(n)
+            .expand(len(made), -1),
+            time=(step / self.tokenizer.sfreq).repeat(channels).expand(len(made), -1),
+        )
+
+    def rename_keys(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keys of the original as ours; unknown keys come back unchanged.
+
+        The original keeps the tokenizer in a file of its own: put its tensors beside the others
+        with `tokenizer.` in front. Attention masks and fixed positions are left out: they are
+        computed.
+        """
+        renamed, inner = rename_meg_gpt(state_dict, plain_norms=self.norm_type == "layer")
+        if self.embedding.position is None:
+            renamed = {k: v for k, v in renamed.items() if k != "embedding.position.table"}
+        if inner:
+            inner = self.tokenizer.rename_keys(inner)
+        return renamed | {f"tokenizer.{key}": value for key, value in inner.items()}
+
+
+def _padding(mask: Bool[Tensor, "batch channel"]) -> Tensor | None:
+    """The mask where it says anything."""
+    return None if bool(mask.all()) else mask
