@@ -153,3 +153,98 @@ def next_code_losses(
     most = min(max(top_k, default=1), scores.shape[-1])
     right = scores.topk(most, -1).indices == labels.unsqueeze(-1)
     return {"loss": loss} | {f"top_{k}": right[:, :k].any(-1).sum() / n for k in top_k}
+
+
+@runtime_checkable
+class _Reconstruction(Protocol):
+    target: Tensor
+    reconstruction: Tensor
+    hidden: Tensor
+    logits: Tensor
+
+
+@runtime_checkable
+class ReconstructsTokens(Protocol):
+    """A model that hides a part of its tokens, gives them back and classifies the window."""
+
+    def reconstruct_hidden(
+        self, batch: Batch, *, generator: torch.Generator | None = None
+    ) -> _Reconstruction:
+        """Tokens, what was given back, which were hidden, and scores of the classes."""
+        ...
+
+
+@configured
+class MaskedTokensAndClasses(nn.Module):
+    """Give back hidden tokens and name the class of the window, both at once.
+
+    Args:
+        reconstruction: Weight of the squared error.
+        classification: Weight of the cross-entropy; 0 trains on windows without labels.
+        detach_target: Keep the gradient of the squared error from the tokens to be given back. It
+            would pull all tokens towards each other, which are easy to give back.
+
+    Source: MIRepNet (arXiv 2507.20254), equal weights; whether targets are detached is not stated.
+    """
+
+    def __init__(
+        self,
+        *,
+        reconstruction: float = 1.0,
+        classification: float = 1.0,
+        detach_target: bool = True,
+    ) -> None:
+        super().__init__()
+        self.reconstruction, self.classification = reconstruction, classification
+        self.detach_target = detach_target
+
+    def forward(
+        self,
+        model: ReconstructsTokens,
+        batch: Batch,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Returns:
+            "loss", "reconstruction" (mean square over hidden tokens), "spread" (variance of the
+            tokens, which the reconstruction must stay below to be worth something), and, with
+            labels, "classification" (nats) and "accuracy".
+
+        Raises:
+            ValueError: No labels, or one beyond the model's classes.
+        """
+        y = batch.y if self.classification else None
+        if self.classification and y is None:
+            raise ValueError(
+                "MaskedTokensAndClasses: the batch has no labels. Set `labels` in the recipe's "
+                "data, or `classification: 0` to train on the tokens alone."
+            )
+        return self.losses(model.reconstruct_hidden(batch, generator=generator), y)
+
+    def losses(self, found: _Reconstruction, y: Int[Tensor, " batch"] | None) -> dict[str, Tensor]:
+        """Losses from what a model gave back; without `y` those of the tokens alone."""
+        target = found.target.detach() if self.detach_target else found.target
+        target, hidden = target.float(), found.hidden
+        error = (found.reconstruction.float() - target).square().mean(-1)
+        mean_error = (error * hidden).sum() / hidden.sum().clamp(min=1)
+        values = found.target.detach().float().flatten(0, 1)
+        results = {
+            "loss": self.reconstruction * mean_error,
+            "reconstruction": mean_error,
+            "spread": values.var(0, correction=0).mean(),
+        }
+        if y is None:
+            return results
+        classes = found.logits.shape[1]
+        if y.is_floating_point() or int(y.max()) >= classes or int(y.min()) < 0:
+            raise ValueError(
+                f"MaskedTokensAndClasses: labels must be classes 0 to {classes - 1}, the model's "
+                f"n_classes, but reach {y.max().item():g}. Make `labels` and n_classes agree."
+            )
+        entropy = F.cross_entropy(found.logits.float(), y)
+        results["loss"] = results["loss"] + self.classification * entropy
+        results["classification"] = entropy
+        results["accuracy"] = (found.logits.argmax(1) == y).float().mean()
+        return results

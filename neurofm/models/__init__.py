@@ -4,6 +4,7 @@ from neurofm.models.braindecode import BraindecodeModel
 from neurofm.models.brainomni import BrainOmni
 from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
 from neurofm.models.meg_gpt import MegGPT
+from neurofm.models.mirepnet import MIRepNet, class_head
 from neurofm.models.tfm import TFMEncoder
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     "DuInClassifier",
     "DuInHead",
     "MegGPT",
+    "MIRepNet",
     "TFMEncoder",
+    "class_head",
     "for_new_subjects",
 ]

@@ -1,0 +1,241 @@
+"""MIRepNet: a transformer over the tokens of a motor-imagery window on 45 template electrodes.
+
+Pretrained on labelled windows by two losses at once (`MaskedTokensAndClasses`): half of the tokens
+are replaced by a learned one, a small decoder gives them back from the others, and a linear head
+names the imagined movement. Then fine-tuned on a few windows of one person (`Decode`, with
+`class_head` to go on with the pretrained head).
+
+No positions: what a token knows of its time is what the convolutions left in it.
+
+Source: staraink/MIRepNet (MIT), arXiv 2507.20254.
+Axes: batch token dim; token = 99 samples of all channels, every 15 samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from neurofm.batch import Batch, BrainModel, Embedding, Tokens
+from neurofm.cards import configured
+from neurofm.nn.draw import draw
+from neurofm.readouts import PooledLinear
+from neurofm.shapes import Bool, Float
+from neurofm.tokenizers.mirepnet import MIRepNetTokenizer
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a model makes of windows with a part of their tokens hidden.
+
+    Args:
+        target: The tokens as they were.
+        reconstruction: What was given back for each token.
+        hidden: True where a token was hidden.
+        logits: One score per class, from the windows with hidden tokens.
+    """
+
+    target: Float[Tensor, "batch token dim"]
+    reconstruction: Float[Tensor, "batch token dim"]
+    hidden: Bool[Tensor, "batch token"]
+    logits: Float[Tensor, "batch class"]
+
+
+class Attention(nn.Module):
+    """Self-attention whose products are divided by the root of all features.
+
+    The usual divisor is the root of a head's features; the published weights were trained with
+    this one, which makes the attention flatter.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """Same shape."""
+        query, key, value = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        dropout = self.dropout if self.training else 0.0
+        scale = x.shape[-1] ** -0.5
+        found = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scale)
+        return self.out(found.transpose(1, 2).flatten(-2))
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward of four times the width, each on normalized features."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads, dropout)
+        self.feedforward_norm = nn.LayerNorm(dim)
+        self.feedforward = nn.Sequential(
+            nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        """Same shape."""
+        x = x + self.dropout(self.attention(self.attention_norm(x)))
+        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+
+
+@configured
+class MIRepNet(nn.Module):
+    """Encoder, class head and pretraining decoder. Defaults: the published size.
+
+    Args:
+        tokenizer: Trained together with the rest; the published one if not given.
+        depth: Blocks of the encoder.
+        heads: Of encoder and decoder.
+        dropout: Of encoder and decoder, in training mode.
+        n_classes: Of pretraining; `Decode` brings a readout of its own.
+        decoder_depth: Blocks of the decoder.
+        mask_ratio: Fraction of tokens hidden in pretraining.
+        decoder: False leaves out decoder and mask token, which only pretraining needs.
+    """
+
+    def __init__(
+        self,
+        tokenizer: MIRepNetTokenizer | None = None,
+        *,
+        depth: int = 6,
+        heads: int = 8,
+        dropout: float = 0.5,
+        n_classes: int = 3,
+        decoder_depth: int = 2,
+        mask_ratio: float = 0.5,
+        decoder: bool = True,
+    ) -> None:
+        super().__init__()
+        self.tokenizer = MIRepNetTokenizer() if tokenizer is None else tokenizer
+        dim = self.tokenizer.dim
+        if dim % heads:
+            raise ValueError(f"MIRepNet: dim {dim} is not a multiple of heads {heads}.")
+        if not 0 <= mask_ratio <= 1:
+            raise ValueError(f"MIRepNet: mask_ratio is {mask_ratio}, expected 0 to 1.")
+        self.dim, self.n_classes, self.mask_ratio = dim, n_classes, mask_ratio
+        self.blocks = nn.Sequential(*(Block(dim, heads, dropout) for _ in range(depth)))
+        self.head = nn.Linear(dim, n_classes)
+        self.mask_token: nn.Parameter | None = None
+        self.decoder: nn.Sequential | None = None
+        if decoder:
+            self.mask_token = nn.Parameter(torch.randn(1, 1, dim))
+            blocks = (Block(dim, heads, dropout) for _ in range(decoder_depth))
+            self.decoder = nn.Sequential(*blocks)
+
+    # Plain tensors
+
+    def hide(self, noise: Float[Tensor, "batch token"]) -> Bool[Tensor, "batch token"]:
+        """True where a token is hidden: all but those with the smallest noise."""
+        kept = int(noise.shape[1] * (1 - self.mask_ratio))
+        return noise.argsort(1).argsort(1) >= kept
+
+    def classify(self, encoded: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch class"]:
+        """Scores of the classes of pretraining."""
+        return self.head(encoded.mean(1))
+
+    def reconstruct(
+        self, tokens: Float[Tensor, "batch token dim"], hidden: Bool[Tensor, "batch token"]
+    ) -> Reconstruction:
+        """Encode with the hidden tokens replaced in their places, decode, and classify.
+
+        Raises:
+            ValueError: The model was built without its decoder.
+        """
+        if self.decoder is None or self.mask_token is None:
+            raise ValueError(
+                "MIRepNet: built with `decoder: false`, which cannot pretrain. Build it with "
+                "`decoder: true`."
+            )
+        seen = torch.where(hidden.unsqueeze(-1), self.mask_token.to(tokens.dtype), tokens)
+        encoded = self.blocks(seen)
+        return Reconstruction(tokens, self.decoder(encoded), hidden, self.classify(encoded))
+
+    # Batches
+
+    def tokenize(self, batch: Batch) -> Tokens:
+        """The batch's own tokens if it has them, else those of the tokenizer."""
+        if batch.tokens is None:
+            return self.tokenizer(batch)
+        shape = tuple(batch.tokens.values.shape)
+        if shape[-1] != self.dim:
+            raise ValueError(
+                f"MIRepNet: the batch carries tokens of shape {shape}, expected {self.dim} "
+                "features. They were made by another tokenizer; make them with this model's "
+                "`tokenize`."
+            )
+        return batch.tokens
+
+    def encode(self, batch: Batch) -> Embedding:
+        """Features of each token; their mean is what the class head reads."""
+        tokens = self.tokenize(batch)
+        return Embedding(tokens=self.blocks(tokens.values), mask=tokens.mask)
+
+    def reconstruct_hidden(
+        self, batch: Batch, *, generator: torch.Generator | None = None
+    ) -> Reconstruction:
+        """Hide a random part of the tokens, give them back, and classify the windows."""
+        tokens = self.tokenize(batch).values
+        noise = draw(torch.rand, tokens.shape[:2], generator, tokens.device)
+        return self.reconstruct(tokens, self.hide(noise))
+
+    @staticmethod
+    def rename_keys(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Keys of the original MIRepNet as ours; unknown keys come back unchanged.
+
+        The original's channel embedding is left out: nothing reads it.
+        """
+        renamed = {}
+        for key, value in state_dict.items():
+            if key == "embedding.chan_embed.weight":
+                continue
+            key = key.replace("decoder.transformer.", "decoder.", 1)
+            for old, new in _RENAMED:
+                key = key.replace(old, new, 1)
+            renamed[key] = value
+        return renamed
+
+
+def class_head(model: BrainModel, n_outputs: int, *, dropout: float = 0.0) -> PooledLinear:
+    """The readout to fine-tune with: the pretrained class head, or a fresh one.
+
+    Args:
+        model: The MIRepNet whose head is meant; it is not changed.
+        n_outputs: Classes. With as many as in pretraining the head keeps its weights, and the
+            labels must be listed in the same order; otherwise it starts anew.
+        dropout: Before the head, in training mode.
+    """
+    if not isinstance(model, MIRepNet):
+        raise ValueError(f"class_head: expected a MIRepNet, got a {type(model).__name__}.")
+    readout = PooledLinear(model.dim, n_outputs, dropout=dropout)
+    if n_outputs == model.n_classes:
+        readout.linear.load_state_dict(model.head.state_dict())
+    return readout
+
+
+_RENAMED = (
+    ("embedding.conv1.", "tokenizer.temporal."),
+    ("embedding.conv2.", "tokenizer.spatial."),
+    ("embedding.bn.", "tokenizer.norm."),
+    ("embedding.projection.0.", "tokenizer.projection."),
+    ("transformer.", "blocks."),
+    (".0.fn.0.", ".attention_norm."),
+    (".0.fn.1.queries.", ".attention.query."),
+    (".0.fn.1.keys.", ".attention.key."),
+    (".0.fn.1.values.", ".attention.value."),
+    (".0.fn.1.projection.", ".attention.out."),
+    (".1.fn.0.", ".feedforward_norm."),
+    (".1.fn.1.", ".feedforward."),
+    ("clshead.", "head."),
+)
