@@ -37,7 +37,7 @@ from neurofm.data import (
 from neurofm.data.columns import Columns, seen_in
 from neurofm.io import Seen, load_model, load_tokenizer, read_card, read_seen, save_model
 from neurofm.io.seen import union
-from neurofm.io.synthetic import simulate_motor_imagery
+from neurofm.io.simulated.synthetic import simulate_motor_imagery
 
 KINDS = ("subject", "session", "time", "stimulus", "duplicate", "fitted", "pretraining")
 

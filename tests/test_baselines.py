@@ -24,7 +24,7 @@ from neurofm.evaluate import (
     within_subject,
 )
 from neurofm.io import open_corpus
-from neurofm.io.synthetic import CHANNELS, SyntheticReader
+from neurofm.io.simulated.synthetic import CHANNELS, SyntheticReader
 
 LABELS = ("left_hand", "right_hand")
 MOTOR = ("FC3", "C5", "C3", "C1", "CP3", "FC4", "C6", "C4", "C2", "CP4", "Cz", "Fz", "Pz", "Oz")

@@ -7,8 +7,8 @@ import pytest
 
 from neurofm.data import CleanBold, DoubleGamma, SingleTrialBetas, design_matrix
 from neurofm.data.betas import lsa_weights, lss_weights
-from neurofm.data.bold import drifts
 from neurofm.data.hrf import frame_times, trial_regressors
+from neurofm.data.steps.bold import drifts
 from neurofm.io import PatternReader, SyntheticFMRIReader, open_corpus
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind

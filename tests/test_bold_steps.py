@@ -14,7 +14,7 @@ from neurofm.data import (
     design_matrix,
     lagged,
 )
-from neurofm.data.bold import drifts
+from neurofm.data.steps.bold import drifts
 from neurofm.io import SyntheticFMRIReader, simulate_bold
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind

@@ -36,6 +36,8 @@ UPSTREAM = {
     # Without the codes, which the original counts as parameters though nothing trains them.
     "tfm_tokenizer": (1_166_100 - 8192 * 64, "tfm_tokenizer/upstream_keys_tokenizer_2x2x8.json"),
     "tfm_encoder_tuev": (724_998, "tfm_tokenizer/upstream_keys_classifier_64x4_6class.json"),
+    "ephys_tokenizer": (231_040, "meg_gpt/upstream_keys_tokenizer_released.json"),
+    "meg_gpt": (4_080_508, "meg_gpt/upstream_keys_gpt_released.json"),
 }
 
 

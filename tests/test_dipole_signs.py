@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 from neurofm.io import align_signs
-from neurofm.io.dipole_signs import common_template, lagged_covariance, sign_flips, similarity
-from neurofm.io.leakage import orthogonal_mixing, orthogonalize
+from neurofm.io.sources.dipole_signs import (
+    common_template,
+    lagged_covariance,
+    sign_flips,
+    similarity,
+)
+from neurofm.io.sources.leakage import orthogonal_mixing, orthogonalize
 from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import Kind
 

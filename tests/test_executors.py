@@ -15,11 +15,12 @@ from typing import Any
 import psutil
 import pytest
 
-from neurofm.data import dask_cluster, open_executor
-from neurofm.data.dask_cluster import DaskCluster
-from neurofm.data.executors import Executor, InProcess
-from neurofm.data.local_processes import LocalProcesses
-from neurofm.data.outcomes import WORKER_DIED, Backlog, Failure, Outcome
+from neurofm.data import open_executor
+from neurofm.data.preparing import dask_cluster
+from neurofm.data.preparing.dask_cluster import DaskCluster
+from neurofm.data.preparing.executors import Executor, InProcess
+from neurofm.data.preparing.local_processes import LocalProcesses
+from neurofm.data.preparing.outcomes import WORKER_DIED, Backlog, Failure, Outcome
 
 pytestmark = pytest.mark.timeout(120)
 HERE = Path(__file__).parent

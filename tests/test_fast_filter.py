@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import neurofm.data.fast_filter as fast_filter
+import neurofm.data.steps.fast_filter as fast_filter
 from neurofm.cards import build, spec_of
 from neurofm.data import Bandpass, Chain, Clip, Notch, Resample, build_steps
-from neurofm.data.fast_filter import exact_ratio, filter_resample
+from neurofm.data.steps.fast_filter import exact_ratio, filter_resample
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 

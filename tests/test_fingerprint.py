@@ -15,7 +15,7 @@ from neurofm.data import Fingerprinter, find_copies, fingerprint, same_recording
 from neurofm.data import copies as search
 from neurofm.data.fingerprints import MAX_FRAMES, SPAN_S, decode_fingerprint
 from neurofm.io import read_raw_signal
-from neurofm.io.synthetic import simulate_motor_imagery
+from neurofm.io.simulated.synthetic import simulate_motor_imagery
 from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import Kind
 

@@ -27,10 +27,10 @@ from neurofm.io import (
     read_atlas,
     read_bold,
 )
-from neurofm.io.atlases import read_names
-from neurofm.io.fmri_sidecars import read_confounds, repetition_time
+from neurofm.io.mri.atlases import read_names
+from neurofm.io.mri.fmri_sidecars import read_confounds, repetition_time
+from neurofm.io.mri.voxels import VoxelSeries
 from neurofm.io.quality import collect
-from neurofm.io.voxels import VoxelSeries
 from neurofm.types import Event, Recording, Signal
 from neurofm.units import Kind
 

@@ -36,8 +36,9 @@ ONLY = {
     "braindecode": ("models.braindecode", "evaluate"),
 }
 # Modules that look at recordings: neither torch nor lightning may be imported on the way.
-LIGHT = ("types", "units", "cards", "compat", "io.corpus", "io.readers", "io.meeg", "io.store")
-LIGHT += ("io.synthetic", "data.prepare", "data.splits", "data.audit", "report")
+LIGHT = ("types", "units", "cards", "compat", "io.corpus", "io.readers", "io.meeg")
+LIGHT += ("io.stores.store", "io.simulated.synthetic", "data.preparing.prepare")
+LIGHT += ("data.splits", "data.audit", "report")
 
 
 def name_of(file: Path) -> str:

@@ -15,9 +15,9 @@ from crc32c import crc32c
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurofm.io.files import write_document
-from neurofm.io.index import Index, IndexRow, build, load
-from neurofm.io.packed import Pool, Texts, pack, unpack
+from neurofm.io.stores.files import write_document
+from neurofm.io.stores.index import Index, IndexRow, build, load
+from neurofm.io.stores.packed import Pool, Texts, pack, unpack
 from neurofm.types import Recording, Sensors
 from neurofm.units import Kind
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from neurofm.io import Store, manifest, seal, write_recording
-from neurofm.io.files import read_document, write_document
+from neurofm.io import Store, seal, write_recording
+from neurofm.io.stores import manifest
+from neurofm.io.stores.files import read_document, write_document
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 

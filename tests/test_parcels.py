@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from neurofm.io import ParcelReader, save_template
-from neurofm.io.parcellation import (
+from neurofm.io.sources.parcellation import (
     Parcellation,
     parcels_from_centres,
     parcels_from_image,
@@ -20,7 +20,7 @@ from neurofm.io.parcellation import (
     read_parcels,
     source_points,
 )
-from neurofm.io.parcels import beamformer, minimum_norm, parcel_signal, parcel_weights
+from neurofm.io.sources.parcels import beamformer, minimum_norm, parcel_signal, parcel_weights
 from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import Kind
 

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from neurofm.data import prepare_corpus, store_folder
-from neurofm.data.journal import Finished, Journal, stamps_of_recording
-from neurofm.data.keys import CODE_VERSION, file_hash
-from neurofm.data.lock import LOCK
-from neurofm.data.prepare import JOURNAL
-from neurofm.data.problems import read_problems
+from neurofm.data.preparing.journal import Finished, Journal, stamps_of_recording
+from neurofm.data.preparing.keys import CODE_VERSION, file_hash
+from neurofm.data.preparing.lock import LOCK
+from neurofm.data.preparing.prepare import JOURNAL
+from neurofm.data.preparing.problems import read_problems
 from neurofm.io import Store, seal
-from neurofm.io import blocks as store_blocks
-from neurofm.io.blocks import Layout
 from neurofm.io.quality import Problem, report
+from neurofm.io.stores import blocks as store_blocks
+from neurofm.io.stores.blocks import Layout
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 
@@ -106,7 +106,7 @@ def times(folder: Path) -> dict[Path, int]:
 def at_rest(request, monkeypatch):
     """Whether the journal may believe the times of files that were written a moment ago."""
     if request.param:
-        monkeypatch.setattr(sys.modules["neurofm.data.journal"], "_REST_NS", -(10**18))
+        monkeypatch.setattr(sys.modules["neurofm.data.preparing.journal"], "_REST_NS", -(10**18))
     return request.param
 
 
@@ -136,7 +136,7 @@ def test_a_second_run_does_nothing(toy, tmp_path, at_rest):
 
 
 def test_a_rerun_reads_no_file_that_it_knows_unless_told_to(toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["neurofm.data.journal"], "_REST_NS", -(10**18))
+    monkeypatch.setattr(sys.modules["neurofm.data.preparing.journal"], "_REST_NS", -(10**18))
     folder = run(toy, tmp_path / "store")
     before, read = times(folder), []
 
@@ -144,12 +144,12 @@ def test_a_rerun_reads_no_file_that_it_knows_unless_told_to(toy, tmp_path, monke
         read.append(Path(path).name)
         return file_hash(path)
 
-    monkeypatch.setattr(sys.modules["neurofm.data.journal"], "file_hash", counted)
-    monkeypatch.setattr(sys.modules["neurofm.data.prepare"], "open_executor", None)
+    monkeypatch.setattr(sys.modules["neurofm.data.preparing.journal"], "file_hash", counted)
+    monkeypatch.setattr(sys.modules["neurofm.data.preparing.prepare"], "open_executor", None)
     run(toy, tmp_path / "store")
     assert read == []
     monkeypatch.undo()
-    monkeypatch.setattr(sys.modules["neurofm.data.journal"], "file_hash", counted)
+    monkeypatch.setattr(sys.modules["neurofm.data.preparing.journal"], "file_hash", counted)
     run(toy, tmp_path / "store", rehash=True)
     assert read == ["1.npy", "2.npy", "3.npy"]
     assert times(folder) == before
@@ -394,8 +394,8 @@ def test_a_full_disk_loses_nothing_and_the_next_run_continues(toy, tmp_path, mon
     # Room for the first recording and half of the second.
     disk = FullDisk(120_000)
     with monkeypatch.context() as patch:
-        patch.setattr("neurofm.io.files.open", disk, raising=False)
-        patch.setattr(sys.modules["neurofm.data.prepare"], "seal", _with_room(disk))
+        patch.setattr("neurofm.io.stores.files.open", disk, raising=False)
+        patch.setattr(sys.modules["neurofm.data.preparing.prepare"], "seal", _with_room(disk))
         with pytest.raises(OSError, match="after 1 of 3 recordings") as caught:
             run(toy, tmp_path / "store")
     assert caught.value.errno == errno.ENOSPC

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from neurofm import cards
 from neurofm.cli import prepare as command
-from neurofm.data import progress
-from neurofm.data.problems import read_problems
+from neurofm.data.preparing import progress
+from neurofm.data.preparing.problems import read_problems
 from neurofm.io import Store
 
 

@@ -17,10 +17,10 @@ import psutil
 import pytest
 
 from neurofm.data import prepare_corpus, store_folder
-from neurofm.data.dask_cluster import DaskCluster
-from neurofm.data.lock import LOCK
-from neurofm.data.prepare import JOURNAL
-from neurofm.data.problems import read_problems
+from neurofm.data.preparing.dask_cluster import DaskCluster
+from neurofm.data.preparing.lock import LOCK
+from neurofm.data.preparing.prepare import JOURNAL
+from neurofm.data.preparing.problems import read_problems
 from neurofm.io import Store
 
 pytestmark = pytest.mark.timeout(120)
@@ -292,7 +292,7 @@ def test_a_worker_that_does_not_see_the_store_says_so(place, monkeypatch):
         def imap_unordered(self, work: Any, items: Any) -> Any:
             from dataclasses import replace
 
-            from neurofm.data.executors import InProcess
+            from neurofm.data.preparing.executors import InProcess
 
             yield from InProcess().imap_unordered(replace(work, store=Path("/nowhere/s")), items)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from neurofm.data import source_files
-from neurofm.data.journal import Hashed, Journal, hash_of
-from neurofm.data.keys import Folders, file_hash, key_parts
-from neurofm.data.prepare import JOURNAL
+from neurofm.data.preparing.journal import Hashed, Journal, hash_of
+from neurofm.data.preparing.keys import Folders, file_hash, key_parts
+from neurofm.data.preparing.prepare import JOURNAL
 from neurofm.types import Recording
 
 

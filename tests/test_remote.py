@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from neurofm import cli
 from neurofm.io import Store, seal, write_recording
-from neurofm.io.damage import find_damage
-from neurofm.io.remote import RemoteFiles, merged
+from neurofm.io.stores.damage import find_damage
+from neurofm.io.stores.remote import RemoteFiles, merged
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 

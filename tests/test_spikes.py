@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from neurofm.data import DeltaF
 from neurofm.io import CalciumReader, SpikeReader, SpikeTrains, Track, bin_spikes, open_corpus
 from neurofm.io.quality import RecordingWarning, collect
-from neurofm.io.trodes import read_position
+from neurofm.io.spiking.trodes import read_position
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from neurofm.io import Store, seal, write_recording
-from neurofm.io.blocks import Layout, int16_scale
-from neurofm.io.files import LocalFiles, read_document, remove_partial, write_document
-from neurofm.io.store import read_record
+from neurofm.io.stores.blocks import Layout, int16_scale
+from neurofm.io.stores.files import LocalFiles, read_document, remove_partial, write_document
+from neurofm.io.stores.store import read_record
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 

@@ -15,10 +15,11 @@ import pytest
 
 from neurofm import cli
 from neurofm.cli.store import listed_stores, readable, usage
-from neurofm.data import keys
-from neurofm.data.lock import LOCK, only_driver
-from neurofm.data.rebuilds import JOURNAL, NEW, differences
-from neurofm.io import Store, inventory, seal, write_recording
+from neurofm.data.preparing import keys
+from neurofm.data.preparing.lock import LOCK, only_driver
+from neurofm.data.preparing.rebuilds import JOURNAL, NEW, differences
+from neurofm.io import Store, seal, write_recording
+from neurofm.io.stores import inventory
 from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import Kind
 
@@ -213,7 +214,7 @@ def test_gc_leaves_a_store_alone_that_is_written_to(store, capsys):
 HOLD = """
 import sys
 from pathlib import Path
-from neurofm.data.lock import only_driver
+from neurofm.data.preparing.lock import only_driver
 with only_driver(Path(sys.argv[1]), tell=print):
     print("held", flush=True)
     sys.stdin.read()
@@ -284,7 +285,7 @@ def prepared(
 ) -> Path:
     """Run 4 of two people, prepared by the command; the recordings had been at rest."""
     monkeypatch.setenv("NEUROFM_STORE", str(tmp_path / "stores"))
-    monkeypatch.setattr("neurofm.data.journal._REST_NS", 0)
+    monkeypatch.setattr("neurofm.data.preparing.journal._REST_NS", 0)
     assert cli.main(["prepare", "eegmmidb", "--runs", "4", "--quiet"]) == 0
     capsys.readouterr()
     return next((tmp_path / "stores").iterdir())

@@ -9,8 +9,8 @@ from scipy.signal import welch
 
 from neurofm import units
 from neurofm.io import SyntheticReader, simulate_motor_imagery
-from neurofm.io.forward import FOUR_SHELLS, fit_sphere, lead_field, shell_gains
-from neurofm.io.synthetic import CHANNELS
+from neurofm.io.simulated.forward import FOUR_SHELLS, fit_sphere, lead_field, shell_gains
+from neurofm.io.simulated.synthetic import CHANNELS
 
 SFREQ = 128.0
 CENTER, RADIUS = np.array([0.0, 0.01, 0.04]), 0.095

@@ -10,16 +10,16 @@ import pytest
 
 from neurofm.data import fingerprint, same_recording
 from neurofm.io import SyntheticMEEGReader, open_corpus, simulate_meeg
-from neurofm.io.fields import (
+from neurofm.io.simulated.fields import (
     BASELINE_M,
     gradiometer_gain,
     magnetic_field,
     magnetometer_gain,
     medium_gain,
 )
-from neurofm.io.forward import lead_field
-from neurofm.io.noise import unit
-from neurofm.io.synthetic_meeg import TONES
+from neurofm.io.simulated.forward import lead_field
+from neurofm.io.simulated.noise import unit
+from neurofm.io.simulated.synthetic_meeg import TONES
 from neurofm.units import Kind, check_amplitude
 
 CENTER = np.array([0.001, -0.004, 0.04])

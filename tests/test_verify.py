@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from neurofm import cli
-from neurofm.data import preparation, repair
+from neurofm.data.preparing import preparation, repair
 from neurofm.io import Store, seal, write_recording
-from neurofm.io.damage import Damage, damage_of, find_damage
+from neurofm.io.stores.damage import Damage, damage_of, find_damage
 from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import Kind
 
@@ -126,7 +126,7 @@ def test_a_file_that_may_not_be_read_is_named(folder, monkeypatch):
         return original(path, flags, *args, **kwargs)
 
     store = Store(folder)
-    monkeypatch.setattr("neurofm.io.files.os.open", refusing)
+    monkeypatch.setattr("neurofm.io.stores.files.os.open", refusing)
     found = list(find_damage(store))
     assert [(item.key, item.what) for item in found] == [("k1", "unreadable")]
     assert "Permission denied" in found[0].detail

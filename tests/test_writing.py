@@ -153,8 +153,10 @@ class Full:
 
 @pytest.mark.parametrize(
     ("in_groups", "which", "room"),
-    [(False, 0, 1000), (False, 1, 0), (False, 1, 500)]
-    + [(True, 0, 1000), (True, 1, 1000), (True, 2, 0), (True, 2, 500)],
+    [
+        *[(False, 0, 1000), (False, 1, 0), (False, 1, 500)],
+        *[(True, 0, 1000), (True, 1, 1000), (True, 2, 0), (True, 2, 500)],
+    ],
 )
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, in_groups, which, room):
     """`which` file is too large: scratch file and samples, or samples and document."""
@@ -173,7 +175,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, in_group
     signal = made()
     given = slabs_of(signal, [3, 4]) if in_groups else signal
     with monkeypatch.context() as patch:
-        patch.setattr("neurofm.io.files.open", limited, raising=False)
+        patch.setattr("neurofm.io.stores.files.open", limited, raising=False)
         with pytest.raises(OSError) as caught:
             write_recording(tmp_path, given, key="new")
     assert caught.value.errno == errno.ENOSPC
@@ -196,7 +198,7 @@ def test_a_full_disk_while_sealing_leaves_the_old_store_readable(tmp_path, monke
             return Full(file, room if "w" in mode else 10**9)
 
         with monkeypatch.context() as patch:
-            patch.setattr("neurofm.io.files.open", limited, raising=False)
+            patch.setattr("neurofm.io.stores.files.open", limited, raising=False)
             with pytest.raises(OSError, match="space"):
                 seal(tmp_path)
         left = contents(tmp_path)
@@ -211,7 +213,8 @@ KILLED = """
 import os, sys, signal
 from pathlib import Path
 import numpy as np
-from neurofm.io import files, manifest, seal, write_recording
+from neurofm.io import seal, write_recording
+from neurofm.io.stores import files, manifest
 from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import Kind
 

@@ -25,7 +25,7 @@ from rich.markup import escape
 
 from neurofm import cards
 from neurofm.compat import EXTRAS
-from neurofm.data.keys import default_store_root
+from neurofm.data.preparing.keys import default_store_root
 from neurofm.io.corpus import data_home
 
 _GIB = 2**30

@@ -20,12 +20,12 @@ import yaml
 from rich.console import Console
 
 from neurofm import cards
-from neurofm.data.executors import EXECUTORS
-from neurofm.data.keys import default_store_root
-from neurofm.data.preparation import MEMORY
-from neurofm.data.prepare import prepare_corpus
-from neurofm.data.preprocess import build_steps
-from neurofm.data.problems import PROBLEMS, read_problems
+from neurofm.data.preparing.executors import EXECUTORS
+from neurofm.data.preparing.keys import default_store_root
+from neurofm.data.preparing.preparation import MEMORY
+from neurofm.data.preparing.prepare import prepare_corpus
+from neurofm.data.preparing.problems import PROBLEMS, read_problems
+from neurofm.data.steps.preprocess import build_steps
 from neurofm.io import Store, open_corpus
 
 _LISTED = 20  # problems that are printed
@@ -113,7 +113,16 @@ def size(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Prepare; 0 if every recording could be prepared, 1 if some could not."""
-    logging.getLogger("neurofm").setLevel(logging.ERROR)  # the table below says it
+    log = logging.getLogger("neurofm")
+    level = log.level
+    log.setLevel(logging.ERROR)  # the table below says it
+    try:
+        return _run(args)
+    finally:
+        log.setLevel(level)
+
+
+def _run(args: argparse.Namespace) -> int:
     recipe = _recipe(args.config) if args.config else {}
     datasets = [args.dataset] if args.dataset else list(recipe.get("datasets") or [])
     if not datasets:

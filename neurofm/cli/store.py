@@ -18,14 +18,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from neurofm.data.keys import default_store_root
-from neurofm.data.preprocess import build_steps
-from neurofm.data.problems import PROBLEMS, read_problems
-from neurofm.data.rebuilds import outlook, replaced_versions
+from neurofm.data.preparing.keys import default_store_root
+from neurofm.data.preparing.problems import PROBLEMS, read_problems
+from neurofm.data.preparing.rebuilds import outlook, replaced_versions
+from neurofm.data.steps.preprocess import build_steps
 from neurofm.io import Entry, Store, open_corpus
-from neurofm.io.inventory import LOCK, Leftover, is_store, leftovers
-from neurofm.io.manifest import MANIFEST
-from neurofm.io.remote import is_remote
+from neurofm.io.stores.inventory import LOCK, Leftover, is_store, leftovers
+from neurofm.io.stores.manifest import MANIFEST
+from neurofm.io.stores.remote import is_remote
 
 try:
     import fcntl

@@ -26,13 +26,13 @@ from rich.progress import (
 from rich.table import Table
 
 from neurofm.cli.store import listed_stores, readable
-from neurofm.data.repair import repair
+from neurofm.data.preparing.repair import repair
 from neurofm.io import Store, open_corpus, seal
-from neurofm.io.damage import Damage, find_damage
-from neurofm.io.files import read_whole
-from neurofm.io.inventory import Leftover, leftovers
-from neurofm.io.manifest import read_manifest
-from neurofm.io.remote import is_remote
+from neurofm.io.stores.damage import Damage, find_damage
+from neurofm.io.stores.files import read_whole
+from neurofm.io.stores.inventory import Leftover, leftovers
+from neurofm.io.stores.manifest import read_manifest
+from neurofm.io.stores.remote import is_remote
 
 _SHOWN = 20  # rows of the table; --json has all
 

@@ -18,8 +18,8 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from neurofm.cards import configured
-from neurofm.data.bold import CleanBold, is_bold
 from neurofm.data.hrf import CANONICAL, DoubleGamma, frame_times, trial_regressors
+from neurofm.data.steps.bold import CleanBold, is_bold
 from neurofm.io.quality import matches
 from neurofm.shapes import Float
 from neurofm.types import Event, Signal

@@ -19,15 +19,15 @@ import numpy as np
 from neurofm.data.audit import audit_summary, refuse_leakage
 from neurofm.data.loader import BatchLoader
 from neurofm.data.mixing import Mixing
-from neurofm.data.prepare import prepare_corpus
-from neurofm.data.preprocess import build_steps, default_steps
+from neurofm.data.preparing.prepare import prepare_corpus
 from neurofm.data.rows import Row, Split
 from neurofm.data.splits import by_group, by_time
+from neurofm.data.steps.preprocess import build_steps, default_steps
 from neurofm.data.table import RecordingTable
 from neurofm.data.window_rows import WindowRows
 from neurofm.data.windows import AVOID, Bucket, Windows
 from neurofm.io import Corpus, Store, open_corpus
-from neurofm.io.corpus import same_entity
+from neurofm.io.rules import same_entity
 
 log = logging.getLogger(__name__)
 By = Literal["subject", "session", "run", "recording", "time"]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurofm.io import Store
-from neurofm.io.corpus import same_entity
+from neurofm.io.rules import same_entity
 from neurofm.shapes import Float, Int
 from neurofm.types import Recording
 

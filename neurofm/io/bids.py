@@ -222,7 +222,7 @@ class BIDSReader:
         path = path_of(recording)
         check_file(path)
         if bids.suffix_word(path.name) == "bold":
-            from neurofm.io.fmri import read_bold
+            from neurofm.io.mri.fmri import read_bold
 
             signal = read_bold(path, recording, **self._image_arguments(path))
         else:
@@ -235,7 +235,7 @@ class BIDSReader:
         if bids.suffix_word(path.name) != "bold":
             yield self.load(recording)
             return
-        from neurofm.io.fmri import bold_slabs
+        from neurofm.io.mri.fmri import bold_slabs
 
         check_file(path)
         arguments = self._image_arguments(path)

@@ -141,11 +141,11 @@ class AnyReader:
         path = path_of(recording)
         suffix = suffix_of(path)
         if suffix in (*_IMAGES, *_SURFACES):
-            from neurofm.io.fmri import read_bold
+            from neurofm.io.mri.fmri import read_bold
 
             return read_bold(path, recording)
         if suffix == ".nwb":
-            from neurofm.io.spikes import SpikeReader
+            from neurofm.io.spiking.spikes import SpikeReader
 
             return SpikeReader(path.name, dataset=self.dataset, root=path.parent).load(recording)
         return _placed(self._files.load(recording))
@@ -156,14 +156,14 @@ class AnyReader:
         if suffix_of(path) not in (*_IMAGES, *_SURFACES):
             yield self.load(recording)
             return
-        from neurofm.io.fmri import bold_slabs
+        from neurofm.io.mri.fmri import bold_slabs
 
         yield from bold_slabs(path, recording, max_bytes=max_bytes)
 
 
 def _has_volumes(path: Path) -> bool:
     """Whether an image is a run; one that cannot be opened counts, so that its error is seen."""
-    from neurofm.io.images import open_image
+    from neurofm.io.mri.images import open_image
 
     if path.name.lower().endswith((".dlabel.nii", ".dscalar.nii", ".dconn.nii")):
         return False
@@ -227,7 +227,7 @@ def auxiliary(path: Path) -> list[str]:
 def _described(file: Path) -> list[str]:
     suffix = suffix_of(file)
     if suffix in (*_IMAGES, ".gii") and not (suffix in _IMAGES and _has_volumes(file)):
-        from neurofm.io.fmri_reader import describe_image
+        from neurofm.io.mri.fmri_reader import describe_image
 
         return describe_image(file)
     if suffix == ".mat":

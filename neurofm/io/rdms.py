@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from neurofm.io.quality import listed
-from neurofm.io.spike_mat import load_mat
+from neurofm.io.spiking.spike_mat import load_mat
 from neurofm.types import RDM
 
 _TOLERANCE = 1e-6  # of the largest value: what float32 and text exports leave of symmetry

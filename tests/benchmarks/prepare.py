@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from neurofm.data.executors import Executor
+from neurofm.data.preparing.executors import Executor
 from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import Kind
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from neurofm.models import MegGPT
 from neurofm.objectives import next_code_losses
 from neurofm.tokenizers import EphysTokenizer
-from neurofm.tokenizers.ephys_tokenizer import standardize_channels, vocabulary_of
+from neurofm.tokenizers.ephys_tokenizer import standardize_channels
+from neurofm.tokenizers.ephys_vocabulary import vocabulary_of
 
 Tensors = dict[str, Tensor]
 # Settings of training, and of the loss, which are no arguments of the network.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -48,7 +49,7 @@ class Decoded:
     scores: list[FoldScores]
     finetuned: list[Trained]
     data: BrainData
-    rows: list[Row]
+    rows: Sequence[Row]
     encode_rate: float
 
 
@@ -118,7 +119,7 @@ def _by_run(path: Path) -> dict[str, Any]:
 
 
 def _assemble(
-    name: str, rows: list[Row], pieces: list[tuple[int, tuple[int, ...], np.ndarray]], s: float
+    name: str, rows: Sequence[Row], pieces: list[tuple[int, tuple[int, ...], np.ndarray]], s: float
 ) -> FoldScores:
     index = np.concatenate([np.array(test) for _, test, _ in pieces])
     return FoldScores(
@@ -134,7 +135,7 @@ def _assemble(
     )
 
 
-def _baselines(source: Source, rows: list[Row], seed: int) -> list[FoldScores]:
+def _baselines(source: Source, rows: Sequence[Row], seed: int) -> list[FoldScores]:
     """Classical pipelines on 8-30 Hz, 0.5-3.5 s after the cue, same trials and folds."""
     data = BrainData(
         [source.corpus.name],

@@ -1,0 +1,1 @@
+"""Recordings to a store, by one process or many."""

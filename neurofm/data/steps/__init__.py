@@ -1,0 +1,1 @@
+"""Preprocessing steps: a `Signal` in, a `Signal` out."""

@@ -1,0 +1,1 @@
+"""Functional images: volumes, surfaces, parcels, patterns."""

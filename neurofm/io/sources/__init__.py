@@ -1,0 +1,1 @@
+"""Time courses of brain parcels estimated from sensors."""

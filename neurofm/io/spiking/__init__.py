@@ -1,0 +1,1 @@
+"""Sorted units and calcium imaging."""

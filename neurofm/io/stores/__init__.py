@@ -1,0 +1,1 @@
+"""Prepared recordings on disk: blocks, index, damage; local or remote."""
