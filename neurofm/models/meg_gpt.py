@@ -24,9 +24,11 @@ from neurofm.batch import Batch, Embedding, Tokens
 from neurofm.cards import configured
 from neurofm.models.meg_gpt_layers import CodeEmbedding, DecoderLayer, Norm, layer_shapes
 from neurofm.models.meg_gpt_names import rename_meg_gpt
-from neurofm.nn.sampling import choose
+from neurofm.nn.sampling import Sampling, choose, draw_codes
 from neurofm.shapes import Bool, Float, Int
 from neurofm.tokenizers.ephys_tokenizer import EphysTokenizer
+
+Labels = Sequence[Int[Tensor, "batch time"] | None]
 
 
 @dataclass(frozen=True)
@@ -51,13 +53,15 @@ class MegGPT(nn.Module):
     Lists have one entry for each layer; `None` stands for the same in every layer.
 
     Args:
-        tokenizer: Frozen; the model has as many codes as it has labels.
+        tokenizer: Frozen; the model has as many codes as it has labels. Published checkpoints
+            hold none.
+        n_codes: Of the tokenizer; needed only without one.
         sequence_length: Context in samples: `n_patches_in[0]` times `patch_len_in[0]`.
         n_channels: Most channels; without `channel_embedding_dim` and channel attention any number.
         extra_label_specs: Labels of a recording whose embedding is added, each with `name`,
             `n_classes`, `label_dim`, perhaps `init_weights` (class by label_dim; published: how
-            often each code occurs in the recording) and `of`: "recording" or "subject" (of a batch;
-            the first is the default).
+            often each code occurs in the recording) and `of`: "recording" or "subject" of a batch;
+            without it a batch has no such label, and nothing is added.
         n_patches_in: Patches of each layer's input, `patch_len_in` samples long.
         n_patches_out: With `patch_len_out`, each layer's output: the next layer's input.
         unpatched_len_in: Latest samples attended to uncompressed.
@@ -73,8 +77,9 @@ class MegGPT(nn.Module):
 
     def __init__(
         self,
-        tokenizer: EphysTokenizer,
+        tokenizer: EphysTokenizer | None = None,
         *,
+        n_codes: int | None = None,
         sequence_length: int = 100,
         n_channels: int = 52,
         embedding_dim: int = 256,
@@ -122,7 +127,10 @@ class MegGPT(nn.Module):
             "channel_hidden": chan_attention_mask or none,
         }
         shapes = layer_shapes(lists, sequence_length, loss_sequence_length)
-        self.dim, self.n_codes, self.n_levels = model_dim, tokenizer.n_codes, 1
+        made = n_codes or 66 if tokenizer is None else tokenizer.n_codes
+        if n_codes not in (None, made):
+            raise ValueError(f"MegGPT: n_codes is {n_codes}, the tokenizer has {made}.")
+        self.dim, self.n_codes, self.n_levels = model_dim, made, 1
         self.sequence_length, self.loss_length = sequence_length, loss_sequence_length
         self.specs = [dict(spec) for spec in extra_label_specs or ()]
         free = channel_embedding_dim is None and not any(shape.channels for shape in shapes)
@@ -166,31 +174,28 @@ class MegGPT(nn.Module):
             if isinstance(part, nn.Linear):
                 nn.init.xavier_uniform_(part.weight)
                 nn.init.zeros_(part.bias)
-        self.tokenizer = tokenizer.requires_grad_(False).eval()
+        self.tokenizer = None if tokenizer is None else tokenizer.requires_grad_(False).eval()
 
     def requires_grad_(self, requires_grad: bool = True) -> MegGPT:
         """Freeze or thaw everything but the tokenizer, which stays frozen."""
         super().requires_grad_(requires_grad)
-        self.tokenizer.requires_grad_(False)
+        if self.tokenizer is not None:
+            self.tokenizer.requires_grad_(False)
         return self
 
     def train(self, mode: bool = True) -> MegGPT:
         """Switch the mode of everything but the tokenizer, which stays in evaluation mode."""
         super().train(mode)
-        self.tokenizer.eval()
+        if self.tokenizer is not None:
+            self.tokenizer.eval()
         return self
-
-    @property
-    def no_decay(self) -> list[str]:
-        """Parameters without weight decay beside norms and biases: the tables."""
-        return [name for name, _ in self.named_parameters() if name.endswith(".table")]
 
     # Plain tensors
 
     def hidden(
         self,
         codes: Int[Tensor, "batch channel time"],
-        labels: Sequence[Int[Tensor, "batch time"]] | None = None,
+        labels: Labels | None = None,
         *,
         mask: Bool[Tensor, "batch channel"] | None = None,
     ) -> Float[Tensor, "batch channel step dim"]:
@@ -209,21 +214,18 @@ class MegGPT(nn.Module):
         prompt: Int[Tensor, "batch channel time"],
         n: int,
         *,
-        labels: Sequence[Int[Tensor, "batch time"]] | None = None,
+        labels: Labels | None = None,
         mask: Bool[Tensor, "batch channel"] | None = None,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        typical: float | None = None,
+        sampling: Sampling | None = None,
         generator: torch.Generator | None = None,
     ) -> Int[Tensor, "batch channel step"]:
         """Continue a prompt of exactly `sequence_length` by `n` codes of every channel.
 
         The context slides: positions begin anew at every step, so nothing can be kept from the step
-        before. Sampling as in `nn.sampling.choose`: the likeliest code unless told otherwise.
+        before. Without `sampling`, the likeliest code follows.
 
         Raises:
-            ValueError: Another length of prompt, or options of `choose`.
+            ValueError: Another length of prompt.
         """
         if prompt.shape[-1] != self.sequence_length:
             raise ValueError(
@@ -234,14 +236,7 @@ class MegGPT(nn.Module):
         with torch.no_grad():
             for _ in range(n):
                 last = self.head(self.hidden(context, labels, mask=mask)[:, :, -1])
-                code = choose(
-                    last,
-                    temperature=temperature,
-                    top_k=top_k,
-                    top_p=top_p,
-                    typical=typical,
-                    generator=generator,
-                )
+                code = choose(last, sampling, generator=generator)
                 made.append(code)
                 context = torch.cat([context[..., 1:], code.unsqueeze(-1)], -1)
         return torch.stack(made, -1) if made else prompt[..., :0]
@@ -250,38 +245,47 @@ class MegGPT(nn.Module):
         self, n: int, n_channels: int, *, generator: torch.Generator | None = None
     ) -> Int[Tensor, "batch channel time"]:
         """Codes drawn as often as the vocabulary has them; all alike if it is unknown. Never 0."""
-        label, count = self.tokenizer.label_map, self.tokenizer.token_count
-        weight = torch.zeros(self.n_codes, device=label.device)
-        weight.index_add_(0, label, count.float())
-        if not bool(count.any()):
+        weight = torch.zeros(self.n_codes, device=self.head.weight.device)
+        if self.tokenizer is not None:
+            weight.index_add_(0, self.tokenizer.label_map, self.tokenizer.token_count.float())
+        if not bool(weight.any()):
             weight[:] = 1
         weight[0] = 0
-        if generator is not None:
-            weight = weight.to(generator.device)
-        shape = (n, n_channels, self.sequence_length)
-        drawn = torch.multinomial(
-            weight, n * n_channels * self.sequence_length, replacement=True, generator=generator
-        )
-        return drawn.to(label.device).reshape(shape)
+        drawn = draw_codes(weight, n * n_channels * self.sequence_length, generator=generator)
+        return drawn.reshape(n, n_channels, -1)
 
     # Batches
 
     def tokenize(self, batch: Batch) -> Tokens:
-        """The batch's own tokens if it has them, else those of the tokenizer."""
+        """The batch's own tokens if it has them, else those of the tokenizer.
+
+        Raises:
+            ValueError: There is neither.
+        """
         if batch.tokens is not None:
             return batch.tokens
+        if self.tokenizer is None:
+            raise ValueError(
+                "MegGPT: it reads codes, and this one has no tokenizer to make them. Load it with "
+                "`load_model(name, tokenizer=...)`, a trained EphysTokenizer."
+            )
         with torch.no_grad():
             return self.tokenizer(batch)
 
-    def _codes(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """batch channel step, and which channels are real."""
+    def _codes(self, batch: Batch, needed: int) -> tuple[Tensor, Tensor]:
+        """batch channel step, at least so many steps, and which channels are real."""
         codes = self.tokenize(batch).codes
-        steps = self.tokenizer.steps(batch.x.shape[-1])
-        if codes is None or codes.shape[1] % steps:
+        steps = batch.x.shape[-1] - 2 * self._margin
+        if codes is None or codes.shape[1] % max(steps, 1):
             shape = None if codes is None else tuple(codes.shape)
             raise ValueError(
                 f"MegGPT: the batch carries codes of shape {shape}, expected (batch, a multiple of "
                 f"{steps} steps, 1). Make them with this model's `tokenize`."
+            )
+        if steps < needed:
+            raise ValueError(
+                f"MegGPT: {steps} codes of each channel are too few, {needed} are needed. Use "
+                f"windows of at least {needed + 2 * self._margin} samples."
             )
         codes = codes[..., 0].unflatten(1, (-1, steps))
         if self.n_channels is not None and codes.shape[1] > self.n_channels:
@@ -292,9 +296,16 @@ class MegGPT(nn.Module):
             )
         return codes, batch.channel_mask[:, : codes.shape[1]]
 
-    def _labels(self, batch: Batch, n_times: int) -> list[Tensor]:
-        labels = []
+    @property
+    def _margin(self) -> int:
+        return 0 if self.tokenizer is None else self.tokenizer.margin
+
+    def _labels(self, batch: Batch, n_times: int) -> list[Tensor | None]:
+        labels: list[Tensor | None] = []
         for spec in self.specs:
+            if spec.get("of") is None:
+                labels.append(None)
+                continue
             index = batch.subject if spec.get("of") == "subject" else batch.recording
             if int(index.max()) >= spec["n_classes"]:
                 raise ValueError(
@@ -314,9 +325,7 @@ class MegGPT(nn.Module):
         Raises:
             ValueError: The window is shorter than the context.
         """
-        codes, mask = self._codes(batch)
-        if codes.shape[-1] < self.sequence_length:
-            raise ValueError(self._too_short(codes.shape[-1], self.sequence_length))
+        codes, mask = self._codes(batch, self.sequence_length)
         pieces = codes.unfold(-1, self.sequence_length, self.sequence_length)
         count = pieces.shape[2]
         rows = pieces.transpose(1, 2).flatten(0, 1)
@@ -330,14 +339,15 @@ class MegGPT(nn.Module):
         Raises:
             ValueError: The window is not longer than the context.
         """
-        codes, mask = self._codes(batch)
         length = self.sequence_length
-        if codes.shape[-1] <= length:
-            raise ValueError(self._too_short(codes.shape[-1], length + 1))
+        codes, mask = self._codes(batch, length + 1)
         pieces = codes.unfold(-1, length + 1, length)
         count = pieces.shape[2]
         rows, mask = pieces.transpose(1, 2).flatten(0, 1), mask.repeat_interleave(count, 0)
-        labels = [label.repeat_interleave(count, 0) for label in self._labels(batch, length)]
+        labels = [
+            None if label is None else label.repeat_interleave(count, 0)
+            for label in self._labels(batch, length)
+        ]
         x = self.hidden(rows[..., :-1], labels, mask=_padding(mask))[:, :, -self.loss_length :]
         return NextPrediction(
             logits=self.head(x).flatten(1, 2),
@@ -345,65 +355,44 @@ class MegGPT(nn.Module):
             mask=mask.repeat_interleave(self.loss_length, 1),
         )
 
-    def _too_short(self, found: int, needed: int) -> str:
-        seconds = (needed + 2 * self.tokenizer.margin) / self.tokenizer.sfreq
-        return (
-            f"MegGPT: {found} codes of each channel are too few, {needed} are needed. Use windows "
-            f"of at least {seconds:g} s."
-        )
-
     def generate(
         self,
         batch: Batch,
         n: int,
         *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        typical: float | None = None,
+        sampling: Sampling | None = None,
         generator: torch.Generator | None = None,
     ) -> Tokens:
         """Continue each window by `n` samples; `tokenizer.decode` turns them into signal.
 
         Options as in `generate_codes`. Times go on from the start of the window.
         """
-        codes, mask = self._codes(batch)
-        if codes.shape[-1] < self.sequence_length:
-            raise ValueError(self._too_short(codes.shape[-1], self.sequence_length))
+        codes, mask = self._codes(batch, self.sequence_length)
+        if self.tokenizer is None:
+            raise ValueError(
+                "MegGPT: without a tokenizer, continue codes with `generate_codes`, or load the "
+                "model with `load_model(name, tokenizer=...)`."
+            )
         made = self.generate_codes(
             codes[..., -self.sequence_length :],
             n,
             labels=self._labels(batch, self.sequence_length),
             mask=_padding(mask),
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            typical=typical,
+            sampling=sampling,
             generator=generator,
         )
-        channels, device = made.shape[1], made.device
-        step = torch.arange(n, device=device) + codes.shape[-1] + self.tokenizer.margin
-        return Tokens(
-            values=self.tokenizer.kernels_of(made).flatten(1, 2),
-            codes=made.flatten(1).unsqueeze(-1),
-            mask=mask.repeat_interleave(n, 1),
-            channel=torch.arange(channels, device=device)
-            .repeat_interleave(n)
-            .expand(len(made), -1),
-            time=(step / self.tokenizer.sfreq).repeat(channels).expand(len(made), -1),
-        )
+        return self.tokenizer.as_tokens(made, mask, start=codes.shape[-1] + self._margin)
 
     def rename_keys(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keys of the original as ours; unknown keys come back unchanged.
 
-        The original keeps the tokenizer in a file of its own: put its tensors beside the others
-        with `tokenizer.` in front. Attention masks and fixed positions are left out: they are
-        computed.
+        The original keeps the tokenizer in a file of its own; its tensors may come along with
+        `tokenizer.` in front. Attention masks and fixed positions are left out: they are computed.
         """
         renamed, inner = rename_meg_gpt(state_dict, plain_norms=self.norm_type == "layer")
         if self.embedding.position is None:
             renamed = {k: v for k, v in renamed.items() if k != "embedding.position.table"}
-        if inner:
+        if inner and self.tokenizer is not None:
             inner = self.tokenizer.rename_keys(inner)
         return renamed | {f"tokenizer.{key}": value for key, value in inner.items()}
 

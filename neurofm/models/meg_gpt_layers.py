@@ -7,7 +7,7 @@ Axes: batch channel time dim.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from neurofm.nn.patch_attention import PatchAttention, visible_patches
 from neurofm.shapes import Bool, Float, Int
 
 Norm = Literal["layer", "batch", "group"]
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "gelu": nn.GELU,
     "relu": nn.ReLU,
     "silu": nn.SiLU,
@@ -34,6 +34,10 @@ class Component(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.empty(n_rows, width) if start is None else start)
         self.project = nn.Identity() if width == dim else nn.Linear(width, dim)
+
+    def no_decay(self) -> list[nn.Parameter]:
+        """Parameters without weight decay."""
+        return [self.table]
 
     def forward(self, index: Int[Tensor, "*axis"]) -> Float[Tensor, "*axis dim"]:
         """Rows of the table."""
@@ -97,7 +101,7 @@ class CodeEmbedding(nn.Module):
     def forward(
         self,
         codes: Int[Tensor, "batch channel time"],
-        labels: Sequence[Int[Tensor, "batch time"]] | None = None,
+        labels: Sequence[Int[Tensor, "batch time"] | None] | None = None,
     ) -> Float[Tensor, "batch channel time dim"]:
         """Embed codes; without `labels` nothing is said about the recording."""
         channels, times = codes.shape[1:]
@@ -109,7 +113,8 @@ class CodeEmbedding(nn.Module):
         if self.channel is not None:
             x = x + self.channel(torch.arange(channels, device=x.device)).unsqueeze(1)
         for component, label in zip(self.labels, labels or (), strict=False):
-            x = x + component(label[:, :times]).unsqueeze(1)
+            if label is not None:
+                x = x + component(label[:, :times]).unsqueeze(1)
         return x
 
 

@@ -7,6 +7,8 @@ Axes: the last axis holds the codes; all others are drawn independently.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -45,16 +47,9 @@ def _restore(values: Tensor, order: Tensor, kept: Tensor) -> Tensor:
     return torch.empty_like(values).scatter(-1, order, values)
 
 
-def choose(
-    logits: Float[Tensor, "*axis code"],
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    typical: float | None = None,
-    generator: torch.Generator | None = None,
-) -> Int[Tensor, "*axis"]:
-    """The likeliest code, or a draw if one of `top_k`, `top_p`, `typical` is given.
+@dataclass(frozen=True)
+class Sampling:
+    """How a code is chosen: the likeliest, or a draw if one of the last three is given.
 
     Args:
         temperature: Divides the scores before anything else.
@@ -65,26 +60,51 @@ def choose(
     Raises:
         ValueError: More than one way of drawing, or a value out of range.
     """
-    ways = {"top_k": top_k, "top_p": top_p, "typical": typical}
-    given = {name: value for name, value in ways.items() if value is not None}
-    if len(given) > 1:
-        raise ValueError(f"choose: {' and '.join(given)} were given; use at most one of them.")
-    if not temperature > 0:
-        raise ValueError(f"choose: temperature is {temperature}, it must be above 0.")
-    logits = logits.float() / temperature
-    if not given:
-        return logits.argmax(-1)
-    if top_k is not None:
-        if top_k < 1:
-            raise ValueError(f"choose: top_k is {top_k}, expected at least 1.")
-        logits = keep_top_k(logits, top_k)
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    typical: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        ways = {"top_k": self.top_k, "top_p": self.top_p, "typical": self.typical}
+        given = {name: value for name, value in ways.items() if value is not None}
+        if len(given) > 1:
+            raise ValueError(f"Sampling: {' and '.join(given)} were given; use at most one.")
+        if not self.temperature > 0:
+            raise ValueError(f"Sampling: temperature is {self.temperature}, it must be above 0.")
+        for name, value in given.items():
+            if value <= 0 or (name != "top_k" and value > 1):
+                wanted = "at least 1" if name == "top_k" else "a probability in (0, 1]"
+                raise ValueError(f"Sampling: {name} is {value}, expected {wanted}.")
+
+
+def choose(
+    logits: Float[Tensor, "*axis code"],
+    sampling: Sampling | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Int[Tensor, "*axis"]:
+    """A code for each set of scores; the likeliest without `sampling`."""
+    way = sampling or Sampling()
+    logits = logits.float() / way.temperature
+    if way.top_k is not None:
+        logits = keep_top_k(logits, way.top_k)
+    elif way.top_p is not None:
+        logits = keep_top_p(logits, way.top_p)
+    elif way.typical is not None:
+        logits = keep_typical(logits, way.typical)
     else:
-        (name, p) = next(iter(given.items()))
-        if not 0 < p <= 1:
-            raise ValueError(f"choose: {name} is {p}, expected a probability in (0, 1].")
-        logits = keep_top_p(logits, p) if top_p is not None else keep_typical(logits, p)
-    flat = logits.softmax(-1).flatten(0, -2)
-    if generator is not None:
-        flat = flat.to(generator.device)
-    drawn = torch.multinomial(flat, 1, generator=generator).to(logits.device)
-    return drawn.reshape(logits.shape[:-1])
+        return logits.argmax(-1)
+    weight = logits.softmax(-1).flatten(0, -2)
+    return draw_codes(weight, 1, generator=generator).reshape(logits.shape[:-1])
+
+
+def draw_codes(
+    weight: Float[Tensor, "*row code"], n: int, *, generator: torch.Generator | None = None
+) -> Int[Tensor, "*row draw"]:
+    """`n` independent draws in proportion to `weight`, made where the generator lives."""
+    device = weight.device if generator is None else generator.device
+    drawn = torch.multinomial(weight.to(device), n, replacement=True, generator=generator)
+    return drawn.to(weight.device)

@@ -4,6 +4,7 @@ from neurofm.tokenizers.brain_tokenizer import BrainTokenizer
 from neurofm.tokenizers.du_in import DuInTokenizer
 from neurofm.tokenizers.du_in_encoder import DuInEncoder
 from neurofm.tokenizers.ephys_tokenizer import EphysTokenizer
+from neurofm.tokenizers.ephys_vocabulary import read_vocabulary
 from neurofm.tokenizers.mirepnet import MIRepNetTokenizer
 from neurofm.tokenizers.tfm import TFMTokenizer
 
@@ -14,4 +15,5 @@ __all__ = [
     "EphysTokenizer",
     "MIRepNetTokenizer",
     "TFMTokenizer",
+    "read_vocabulary",
 ]

@@ -9,14 +9,16 @@ the vocabulary, from 1, and 0 for a token the vocabulary lacks. `Tokens.codes` a
 
 Source: OHBA-analysis/EphysTokenizer and MEG-GPT (MIT), arXiv 2510.18080, 2602.16626. Deviations:
 the temperature falls with every training step, not in 20 stages; a window shorter than
-`sequence_length` is one window (the network is causal, so its tokens are the same); tokens of equal
-frequency are ranked by their number.
+`sequence_length` is one window (the network is causal, so its tokens are the same); a batch in
+working units is standardized over each window, not over the recording, which is left to batches
+that come as z; tokens of equal frequency are ranked by their number.
 Axes: batch channel time; row = channel of a window; token in the sense above where `n_tokens`.
 """
 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Literal
 
@@ -26,7 +28,8 @@ from torch.nn import functional as F
 
 from neurofm.batch import Batch, Tokens
 from neurofm.cards import configured
-from neurofm.shapes import Float, Int
+from neurofm.shapes import Bool, Float, Int
+from neurofm.tokenizers.ephys_vocabulary import vocabulary_of
 from neurofm.units import Kind
 
 _SHARPNESS = 0.1  # the scores are divided by it
@@ -39,15 +42,6 @@ def standardize_channels(
     x = x - x.mean(-1, keepdim=True)
     scale = x.std(-1, correction=0, keepdim=True)
     return x / torch.where(scale > 0, scale, 1)
-
-
-def vocabulary_of(counts: Int[Tensor, " token"]) -> tuple[Tensor, Tensor]:
-    """Used tokens by falling frequency, and the label of every token (0 = not used)."""
-    order = counts.argsort(descending=True, stable=True)
-    order = order[: int((counts > 0).sum())]
-    labels = torch.zeros_like(counts, dtype=torch.int64)
-    labels[order] = torch.arange(1, len(order) + 1, device=counts.device)
-    return order, labels
 
 
 @configured
@@ -68,8 +62,6 @@ class EphysTokenizer(nn.Module):
             seen too little; windows overlap by twice as much.
         anneal: Training steps in which the temperature falls from 1 to `final_temperature`; 0
             leaves it as it is. At 0 no gradient would reach the network.
-        standardize: "window": each channel to mean 0 and standard deviation 1 over the window it is
-            given, "none": the recordings were standardized when they were prepared, as published.
         sfreq: Hz, of the signals it expects.
         kinds: Kinds of channels it accepts.
     """
@@ -92,7 +84,6 @@ class EphysTokenizer(nn.Module):
         margin: int = 0,
         anneal: int = 0,
         final_temperature: float = 1e-3,
-        standardize: Literal["window", "none"] = "window",
         sfreq: float = 250.0,
         kinds: Sequence[str] = ("source", "eeg", "mag", "grad", "axial", "seeg", "ecog"),
     ) -> None:
@@ -113,7 +104,7 @@ class EphysTokenizer(nn.Module):
         self.dim, self.n_codes, self.n_levels = token_dim, used + 1, 1
         self.n_tokens, self.token_dim, self.sequence_length = n_tokens, token_dim, sequence_length
         self.margin, self.anneal, self.final_temperature = margin, anneal, final_temperature
-        self.padding, self.standardize = token_kernel_padding, standardize
+        self.padding = token_kernel_padding
         self.sfreq = sfreq
         self.kinds = tuple(Kind[name.upper()] for name in kinds)
         layer = {"gru": nn.GRU, "lstm": nn.LSTM}[rnn_type]
@@ -131,9 +122,9 @@ class EphysTokenizer(nn.Module):
         self._start()
 
     def _start(self) -> None:
-        for layer in (self.scores, self.kernels):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for part in (self.scores, self.kernels):
+            nn.init.xavier_uniform_(part.weight)
+            part.bias.data.zero_()  # type: ignore[union-attr]
         for name, value in self.rnn.named_parameters():
             if "weight_ih" in name:
                 nn.init.xavier_uniform_(value)
@@ -141,11 +132,8 @@ class EphysTokenizer(nn.Module):
                 nn.init.orthogonal_(value)
             else:
                 nn.init.zeros_(value)
-        for layer in self.rnn:
-            if isinstance(layer, nn.LSTM):  # forget gates start open
-                n = layer.hidden_size
-                for bias in (layer.bias_ih_l0, layer.bias_hh_l0):
-                    nn.init.ones_(bias.data[n : 2 * n])
+            if "bias" in name and isinstance(self.rnn[0], nn.LSTM):  # forget gates start open
+                nn.init.ones_(value.data.chunk(4)[1])
 
     # Plain tensors
 
@@ -172,8 +160,9 @@ class EphysTokenizer(nn.Module):
         """Sum of the kernels: the convolution's outputs added up, as one convolution."""
         left = self.token_dim - 1 if self.padding == "causal" else (self.token_dim - 1) // 2
         x = F.pad(weights.transpose(1, 2), (left, self.token_dim - 1 - left))
+        bias: Tensor = self.kernels.bias  # type: ignore[assignment]
         kernel = self.kernels.weight.sum(0, keepdim=True)
-        return F.conv1d(x, kernel, self.kernels.bias.sum().unsqueeze(0)).squeeze(1)
+        return F.conv1d(x, kernel, bias.sum().unsqueeze(0)).squeeze(1)
 
     def windows(self, x: Float[Tensor, "... time"]) -> Float[Tensor, "... window sample"]:
         """Consecutive windows; an incomplete last one is dropped, unless it is the only one."""
@@ -266,15 +255,14 @@ class EphysTokenizer(nn.Module):
     # Batches
 
     def prepare(self, batch: Batch) -> Float[Tensor, "batch channel time"]:
-        """Checked and standardized signal; zeros in padded channels.
+        """Checked signal, standardized unless it comes as z; zeros in padded channels.
 
         Raises:
             ValueError: Rate, kind of channel, or values are not what the model expects.
         """
         self._check(batch)
         x = torch.where(batch.channel_mask.unsqueeze(-1), batch.x, 0).float()
-        window = batch.unit == "physical" and self.standardize == "window"
-        return standardize_channels(x) if window else x
+        return x if batch.unit == "z" else standardize_channels(x)
 
     def _check(self, batch: Batch) -> None:
         if abs(batch.sfreq - self.sfreq) > 1e-3 * self.sfreq:
@@ -311,16 +299,26 @@ class EphysTokenizer(nn.Module):
         """
         x, mask = self.prepare(batch), batch.channel_mask
         found = self.tokens_of(x[mask].unsqueeze(1)).squeeze(1)
-        n_steps = found.shape[-1]
-        tokens = found.new_zeros(*mask.shape, n_steps).index_put((mask,), found).flatten(1)
-        channel = torch.arange(mask.shape[1], device=x.device).repeat_interleave(n_steps)
-        time = (torch.arange(n_steps, device=x.device) + self.margin) / self.sfreq
+        labels = found.new_zeros(*mask.shape, found.shape[-1])
+        labels = labels.index_put((mask,), self.label_map[found])
+        return self.as_tokens(labels, mask, start=self.margin)
+
+    def as_tokens(
+        self,
+        labels: Int[Tensor, "batch channel step"],
+        mask: Bool[Tensor, "batch channel"],
+        *,
+        start: int,
+    ) -> Tokens:
+        """Labels as tokens, of which the first belongs to sample `start` of the window."""
+        (batch, channels, n), device = labels.shape, labels.device
+        time = (torch.arange(n, device=device) + start) / self.sfreq
         return Tokens(
-            values=self.kernels.weight.sum(0)[tokens],
-            codes=self.label_map[tokens].unsqueeze(-1),
-            mask=mask.repeat_interleave(n_steps, 1),
-            channel=channel.expand(len(batch), -1),
-            time=time.repeat(mask.shape[1]).expand(len(batch), -1),
+            values=self.kernels_of(labels).flatten(1, 2),
+            codes=labels.flatten(1).unsqueeze(-1),
+            mask=mask.repeat_interleave(n, 1),
+            channel=torch.arange(channels, device=device).repeat_interleave(n).expand(batch, -1),
+            time=time.repeat(channels).expand(batch, -1),
         )
 
     def decode(self, tokens: Tokens, batch: Batch) -> Float[Tensor, "batch channel step"]:
@@ -384,6 +382,12 @@ class EphysTokenizer(nn.Module):
             count[order.long()] = counts.to(count.dtype)
             label_map = torch.zeros_like(label_map)
             label_map[order.long()] = torch.arange(1, len(order) + 1)
+        elif self.n_codes <= self.n_tokens:
+            warnings.warn(
+                "EphysTokenizer: these tensors come without their vocabulary, so labels will not "
+                "be the published ones. Put what `read_vocabulary` returns beside them.",
+                stacklevel=2,
+            )
         return {"label_map": label_map, "token_count": count} | renamed
 
 
