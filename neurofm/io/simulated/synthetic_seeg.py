@@ -4,7 +4,7 @@ A word is a fixed sequence of units, as syllables make words. A unit is a short 
 frequency at one place along a shaft; contacts on its two sides see it with opposite sign, so the
 difference of two neighbours shows it most. Units are the same for all people, the places, shafts
 and amplitudes are each person's own. A slow background common to all contacts, local background,
-line noise and amplifier noise are added. Between words, single units come at random times.
+line noise and amplifier noise are added. Single units come at random times.
 
 Source: the dipole-like field of a local source along a shaft, as in Li et al. 2018 (NeuroImage
 183:327); words as sequences of units after Du-IN (arXiv 2405.11459).
@@ -24,8 +24,8 @@ from neurofm.shapes import Float, Int
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 
-UNIT_HZ = (18.0, 32.0, 55.0, 90.0)
-UNIT_S = 0.2
+UNIT_HZ = (6.0, 10.0, 14.0, 20.0)
+UNIT_S = 0.25
 # Each unit stands at each place of a word once: no single moment tells the word from all others.
 WORDS = {
     "word_1": (0, 1, 2, 3),
@@ -37,7 +37,8 @@ _SHAFTS = ("A", "B'")
 _CONTACTS = 6  # on each shaft
 _SPACING_M = 3.5e-3
 # People answer at their own pace: equal gaps would make recordings look like copies.
-_REST_S, _TRIAL_S, _ONSET_S = (0.5, 1.5), 1.4, 0.3
+_REST_S, _TRIAL_S, _ONSET_S = (0.5, 3.5), 1.6, 0.3
+_SINGLE_RATE = 0.5  # single units per second
 _LINE_HZ = 60.0
 
 
@@ -99,8 +100,10 @@ def _units(
         wave = rng.lognormal(0, 0.1) * shape * np.sin(2 * np.pi * UNIT_HZ[which] * time)
         part += wave[: len(part)]
 
+    duration = n_times / sfreq
+    for at in rng.uniform(0, duration - UNIT_S, rng.poisson(_SINGLE_RATE * duration)):
+        burst(int(rng.integers(len(UNIT_HZ))), at)
     for event in events:
-        burst(int(rng.integers(len(UNIT_HZ))), event.onset - rng.uniform(UNIT_S, _REST_S[0]))
         begin = event.onset + _ONSET_S + rng.normal(0, 0.01)
         for place, which in enumerate(WORDS[event.label]):
             burst(which, begin + place * UNIT_S)
@@ -122,18 +125,18 @@ def simulate_words(
     Args:
         subject: Any name; places and gains are drawn from it and the seed.
         run: Any name; noise and the order of words are drawn from it too.
-        sfreq: Hz, at least 250.
+        sfreq: Hz, at least 125.
         strength: Microvolts of a burst at the nearest contact; 0 leaves nothing to decode.
         n_trials: Words read.
 
     Returns:
         12 contacts on two shafts in microvolts, with events `word_1` to `word_4`. A word begins
-        0.3 s after its event and lasts 0.8 s.
+        0.3 s after its event and lasts 1 s.
     """
-    if sfreq < 250 or strength < 0 or n_trials < 1:
+    if sfreq < 125 or strength < 0 or n_trials < 1:
         raise ValueError(
             f"simulate_words: sfreq {sfreq} Hz, strength {strength} µV, n_trials {n_trials}; "
-            "expected at least 250 Hz (units reach 100 Hz), no negative strength and at least one "
+            "expected at least 125 Hz (line noise is at 60 Hz), no negative strength and at least one "
             "trial."
         )
     truth, position = _person(subject, seed, float(strength))
@@ -143,7 +146,7 @@ def simulate_words(
     n_contacts = len(position)
     data = truth.gain @ _units(rng, events, n_times, sfreq)
     data += 60.0 * noise(rng, 1, n_times, sfreq, band="power", exponent=1.5)
-    data += 10.0 * noise(rng, n_contacts, n_times, sfreq, band="power", exponent=1.2)
+    data += 6.0 * noise(rng, n_contacts, n_times, sfreq, band="power", exponent=1.2)
     data += rng.standard_normal(data.shape, dtype=np.float32)
     phase = 2 * np.pi * _LINE_HZ * np.arange(n_times) / sfreq + rng.uniform(0, 2 * np.pi)
     data += rng.lognormal(1.0, 0.3, (n_contacts, 1)) * np.sin(phase)
