@@ -69,13 +69,20 @@ class EMAQuantizer(nn.Module):
         self._ready = self.start == "uniform"
         super()._load_from_state_dict(*args, **kwargs)
 
+    @property
+    def started(self) -> bool:
+        """Whether a training batch, or a checkpoint, has given the codes their start."""
+        if not self._ready:
+            self._ready = bool(self.count.any())
+        return self._ready
+
     def forward(
         self, x: Float[Tensor, "... dim"], *, generator: torch.Generator | None = None
     ) -> tuple[Float[Tensor, "... dim"], Int[Tensor, " ..."]]:
         """Codes' vectors, without gradients, and their indices, both from before the update."""
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             rows = x.float().flatten(0, -2)
-            if self.training and not self._ready:
+            if self.training and not self.started:
                 self._begin(rows, generator)
             codes = torch.cat([nearest(part, self.codebook) for part in rows.split(BLOCK)])
             values = F.embedding(codes, self.codebook)
@@ -89,8 +96,6 @@ class EMAQuantizer(nn.Module):
 
     def _begin(self, rows: Tensor, generator: torch.Generator | None) -> None:
         self._ready = True
-        if bool(self.count.any()):
-            return
         centres, count = kmeans(rows, len(self.codebook), generator=generator)
         broadcast(centres, count)
         self.codebook.copy_(centres)

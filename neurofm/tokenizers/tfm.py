@@ -15,7 +15,7 @@ Axes: row = one channel of one window; bin = 1 Hz from 0; frame = 1 s, every 0.5
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from neurofm.cards import configured
 from neurofm.nn.draw import draw
 from neurofm.nn.ema_quantizer import EMAQuantizer
 from neurofm.nn.linear_attention import LinearTransformer
+from neurofm.nn.processes import broadcast
 from neurofm.nn.quantize import straight_through
 from neurofm.shapes import Bool, Float, Int
 from neurofm.tokenizers.tfm_input import HOP, SFREQ, WINDOW, packed_signal, spectrum
@@ -51,7 +52,10 @@ class TFMTokenizer(nn.Module):
             trains the encoder. "towards_codes": the mean squared distance to the codes, times
             `beta`.
         decay: Of the codebook's moving averages; a short training needs a smaller one.
-        start: See `nn.EMAQuantizer`: "uniform" is published, "kmeans" keeps the codes alive.
+        start: "published": small random codes, whose first step loses most of them, and a decoder
+            that has to find the mean spectrum first. "data": codes from k-means and a last layer
+            at each bin's mean and standard deviation, both of the first training batch: what a
+            short training needs.
         restart_below: See `nn.EMAQuantizer`; 0 is published.
         hidden_bins: Fraction of the patches of the spectrum that training hides.
         hidden_frames: Fraction of the frames that training hides.
@@ -75,7 +79,7 @@ class TFMTokenizer(nn.Module):
         beta: float = 1.0,
         commitment: Literal["published", "towards_codes"] = "published",
         decay: float = 0.99,
-        start: Literal["uniform", "kmeans"] = "uniform",
+        start: Literal["published", "data"] = "published",
         restart_below: float = 0.0,
         hidden_bins: float = 0.5,
         hidden_frames: float = 0.5,
@@ -94,6 +98,8 @@ class TFMTokenizer(nn.Module):
             raise ValueError(
                 f"TFMTokenizer: commitment {commitment!r} is not 'published' or 'towards_codes'."
             )
+        if start not in ("published", "data"):
+            raise ValueError(f"TFMTokenizer: start {start!r} is not 'published' or 'data'.")
         self.dim, self.n_codes, self.n_levels = dim, n_codes, 1
         self.sfreq, self.n_bins, self.patch = SFREQ, n_bins, patch
         self.beta, self.commitment = beta, commitment
@@ -108,7 +114,11 @@ class TFMTokenizer(nn.Module):
         self.waveform_patches = _convolutions(dim, dim // 2, WINDOW, HOP)
         self.temporal_blocks = LinearTransformer(dim, depth=temporal_depth, **blocks)
         self.quantizer = EMAQuantizer(
-            dim, n_codes=n_codes, decay=decay, start=start, restart_below=restart_below
+            dim,
+            n_codes=n_codes,
+            decay=decay,
+            start="kmeans" if start == "data" else "uniform",
+            restart_below=restart_below,
         )
         self.decoder_blocks = LinearTransformer(dim, depth=decoder_depth, **blocks)
         self.decoder = nn.Sequential(nn.Linear(dim, dim), nn.Tanh(), nn.Linear(dim, n_bins))
@@ -174,11 +184,14 @@ class TFMTokenizer(nn.Module):
 
         Returns:
             "loss" and its parts "reconstruction" and "commitment", each added over the views;
+            "explained", the fraction of the variance of the spectrum around each bin's mean;
             "views", both reconstructions, and "codes", one view after the other.
         """
         target = self.spectrum(x)
         if keep is None:
             keep = self.keep_mask(target.shape[-1], generator=generator, device=x.device)
+        if self.training and not self.quantizer.started:
+            self._begin(target)
         # Both views in one pass: norms and attention stay within a row.
         seen = torch.cat([target * keep, target * ~keep])
         latent = self.combine(self.from_spectrum(seen), self.from_waveform(x).repeat(2, 1, 1))
@@ -194,13 +207,29 @@ class TFMTokenizer(nn.Module):
             commitment = 2 * (first + self.beta * F.mse_loss(passed.detach(), latent))
         else:
             commitment = 2 * self.beta * F.mse_loss(latent, code)
+        mean = target.mean((0, 2), keepdim=True)
+        with torch.no_grad():
+            explained = 1 - reconstruction / (2 * F.mse_loss(mean.expand_as(target), target))
         return {
             "loss": reconstruction + commitment,
+            "explained": explained,
             "reconstruction": reconstruction,
             "commitment": commitment,
             "views": views,
             "codes": torch.cat([codes for _, codes in found]).unsqueeze(-1),
         }
+
+    @torch.no_grad()
+    def _begin(self, target: Float[Tensor, "row bin frame"]) -> None:
+        """Let the last layer vary around each bin's mean as much as the bin does.
+
+        Otherwise its inputs saturate on the way to the mean, and the codes are never used.
+        """
+        mean, spread = target.mean((0, 2)), target.std((0, 2))
+        broadcast(mean, spread)
+        last = cast(nn.Linear, self.decoder[-1])
+        last.weight.mul_(spread.unsqueeze(1))
+        last.bias.copy_(mean)
 
     # Batches
 
