@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from neurofm.batch import Embedding
+from neurofm.batch import BrainModel, Embedding
 from neurofm.cards import configured
 from neurofm.shapes import Float
 
@@ -31,6 +31,29 @@ class PooledLinear(nn.Module):
     def forward(self, embedding: Embedding) -> Tensor:
         """batch output"""
         return self.linear(self.dropout(embedding.pooled()))
+
+
+def class_head(model: BrainModel, n_outputs: int, *, dropout: float = 0.0) -> PooledLinear:
+    """The head that a model was pretrained with, as a readout to fine-tune; or a fresh one.
+
+    Args:
+        model: With a linear `head` on its pooled embedding, such as MIRepNet; it is not changed.
+        n_outputs: Classes. With as many as in pretraining the head keeps its weights, and the
+            labels must be listed in the same order; otherwise it starts anew.
+        dropout: Before the head, in training mode.
+
+    Source: MIRepNet's fine-tuning.
+    """
+    head = getattr(model, "head", None)
+    if not isinstance(head, nn.Linear) or head.in_features != model.dim:
+        raise ValueError(
+            f"class_head: {type(model).__name__} has no linear head on its {model.dim} features. "
+            "Use PooledLinear."
+        )
+    readout = PooledLinear(model.dim, n_outputs, dropout=dropout)
+    if n_outputs == head.out_features:
+        readout.linear.load_state_dict(head.state_dict())
+    return readout
 
 
 @configured

@@ -38,6 +38,8 @@ UPSTREAM = {
     "tfm_encoder_tuev": (724_998, "tfm_tokenizer/upstream_keys_classifier_64x4_6class.json"),
     "ephys_tokenizer": (231_040, "meg_gpt/upstream_keys_tokenizer_released.json"),
     "meg_gpt": (4_080_508, "meg_gpt/upstream_keys_gpt_released.json"),
+    # Without the channel embedding, 45 x 256, that nothing in the original reads.
+    "mirepnet": (6_734_339 - 45 * 256, "mirepnet/upstream_keys_base_pretraining.json"),
 }
 
 
@@ -80,9 +82,9 @@ def test_published_size_holds_every_tensor_of_the_original(name: str) -> None:
 
 
 def sample(n: int, expects: dict[str, Any]) -> Batch:
-    """Noise of 2 s at six electrodes."""
+    """Noise of 2 s at six electrodes, or at those the model insists on."""
     generator = torch.Generator().manual_seed(0)
-    channels, sfreq = 6, float(expects["sfreq"])
+    channels, sfreq = len(expects.get("channels", range(6))), float(expects["sfreq"])
     kind = int(Kind[expects["kinds"][0].upper()])
     return Batch(
         x=20 * torch.randn(n, channels, round(2 * sfreq), generator=generator),

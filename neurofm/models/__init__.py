@@ -4,7 +4,7 @@ from neurofm.models.braindecode import BraindecodeModel
 from neurofm.models.brainomni import BrainOmni
 from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
 from neurofm.models.meg_gpt import MegGPT
-from neurofm.models.mirepnet import MIRepNet, class_head
+from neurofm.models.mirepnet import MIRepNet
 from neurofm.models.tfm import TFMEncoder
 
 __all__ = [
@@ -16,6 +16,5 @@ __all__ = [
     "MegGPT",
     "MIRepNet",
     "TFMEncoder",
-    "class_head",
     "for_new_subjects",
 ]

@@ -3,7 +3,7 @@
 Pretrained on labelled windows by two losses at once (`MaskedTokensAndClasses`): half of the tokens
 are replaced by a learned one, a small decoder gives them back from the others, and a linear head
 names the imagined movement. Then fine-tuned on a few windows of one person (`Decode`, with
-`class_head` to go on with the pretrained head).
+`readouts.class_head` to go on with the pretrained head).
 
 No positions: what a token knows of its time is what the convolutions left in it.
 
@@ -19,10 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neurofm.batch import Batch, BrainModel, Embedding, Tokens
+from neurofm.batch import Batch, Embedding, Tokens
 from neurofm.cards import configured
 from neurofm.nn.draw import draw
-from neurofm.readouts import PooledLinear
 from neurofm.shapes import Bool, Float
 from neurofm.tokenizers.mirepnet import MIRepNetTokenizer
 
@@ -205,23 +204,6 @@ class MIRepNet(nn.Module):
                 key = key.replace(old, new, 1)
             renamed[key] = value
         return renamed
-
-
-def class_head(model: BrainModel, n_outputs: int, *, dropout: float = 0.0) -> PooledLinear:
-    """The readout to fine-tune with: the pretrained class head, or a fresh one.
-
-    Args:
-        model: The MIRepNet whose head is meant; it is not changed.
-        n_outputs: Classes. With as many as in pretraining the head keeps its weights, and the
-            labels must be listed in the same order; otherwise it starts anew.
-        dropout: Before the head, in training mode.
-    """
-    if not isinstance(model, MIRepNet):
-        raise ValueError(f"class_head: expected a MIRepNet, got a {type(model).__name__}.")
-    readout = PooledLinear(model.dim, n_outputs, dropout=dropout)
-    if n_outputs == model.n_classes:
-        readout.linear.load_state_dict(model.head.state_dict())
-    return readout
 
 
 _RENAMED = (
