@@ -31,7 +31,7 @@ def mean_covariance(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.golden
 def test_offline_alignment_equals_mirepnet():
-    expected = load_file(GOLDEN / "mirepnet_preprocessing" / "preprocessing.safetensors")
+    expected = load_file(GOLDEN / "mirepnet" / "preprocessing.safetensors")
     aligned = EuclideanAlignment().fit_transform(expected["x"])
     assert aligned.dtype == np.float32
     # float32 rounding of values of a few units

@@ -1,29 +1,30 @@
-"""MIRepNet on batches: invariances, contracts, learning; recordings aligned by themselves."""
+"""MIRepNet: parity, invariances, contracts, learning."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 from neurofm import load_model, save_model
 from neurofm.batch import Batch, BrainModel, Objective, Readout, Tokenizer
-from neurofm.cards import build, spec_of
-from neurofm.data import AlignRecording, EuclideanAlignment
+from neurofm.cards import spec_of
 from neurofm.io import convert_checkpoint
 from neurofm.models import MIRepNet
 from neurofm.objectives import MaskedTokensAndClasses
 from neurofm.readouts import class_head
 from neurofm.tokenizers import MIRepNetTokenizer
-from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 
-UPSTREAM = Path(__file__).parent / "golden" / "mirepnet" / "upstream_keys_base_pretraining.json"
+GOLDEN = Path(__file__).parent / "golden" / "mirepnet"
+UPSTREAM = GOLDEN / "upstream_keys_base_pretraining.json"
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 PER_CHANNEL = ("x", "channel_mask", "kind", "position", "orientation", "has_position")
 
@@ -69,6 +70,32 @@ def small(**changes: object) -> MIRepNet:
 def embed(model: MIRepNet, batch: Batch) -> torch.Tensor:
     with torch.no_grad():
         return model.encode(batch).tokens
+
+
+@pytest.fixture(scope="module")
+def checker() -> ModuleType:
+    path = Path(__file__).with_name("check_golden.py")
+    spec = importlib.util.spec_from_file_location("check_golden", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["check_golden"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_tensor_of_the_original_agrees(checker: ModuleType) -> None:
+    lines = checker.check(GOLDEN)
+    assert len(lines) == 14
+    assert [line.name for line in lines if not line.passed] == []
+
+
+def test_a_model_recorded_outside_of_pretraining_is_read(checker: ModuleType) -> None:
+    fixture = checker.Fixture(GOLDEN)
+    state = fixture.tensors("state_dict")
+    state = {key: value for key, value in state.items() if not key.startswith("decoder.")}
+    model = checker.module("mirepnet").model_of(fixture.config, state)
+    with torch.no_grad():
+        tokens = model.tokenizer.embed(fixture.tensors("inputs")["x"])
+    torch.testing.assert_close(tokens, fixture.tensors("outputs")["tokens"], **CLOSE)
 
 
 def test_roles_are_satisfied() -> None:
@@ -313,68 +340,3 @@ def test_a_planted_rhythm_is_learned_and_carries_over_to_new_windows() -> None:
     with torch.no_grad():
         right = class_head(model, 2)(model.encode(new)).argmax(1) == new.y
     assert right.float().mean() > 0.9
-
-
-# Alignment of recordings
-
-
-def recording(seed: int = 0, channels: int = 5) -> Signal:
-    rng = np.random.default_rng(seed)
-    mixing = np.eye(channels) + 0.4 * rng.standard_normal((channels, channels))
-    data = (20 * mixing @ rng.standard_normal((channels, 4000))).astype(np.float32)
-    kinds = np.full(channels, Kind.EEG, dtype=np.int8)
-    sensors = Sensors.of_kind([f"E{i}" for i in range(channels)], Kind.EEG, np.zeros((channels, 3)))
-    events = tuple(Event(2.0 + 3 * i, 0.0, "ab"[i % 2]) for i in range(5))
-    return Signal(
-        data, 200.0, replace(sensors, kind=kinds), events, Recording("toy", "01"), ("read toy",)
-    )
-
-
-def test_windows_of_an_aligned_recording_have_unit_mean_covariance() -> None:
-    aligned = AlignRecording(labels=["a", "b"], window_s=2.0, offset_s=0.5)(recording())
-    starts = [round((2.5 + 3 * i) * 200) for i in range(5)]
-    covariances = [np.cov(aligned.data[:, s : s + 400].astype(np.float64)) for s in starts]
-    np.testing.assert_allclose(np.mean(covariances, 0), np.eye(5), atol=1e-4)
-    assert "5 EEG channels over 5 windows of 2 s" in aligned.history[-1]
-
-
-def test_aligning_a_recording_and_aligning_its_windows_agree() -> None:
-    signal = recording()
-    windows = signal.data.reshape(5, 10, 400).transpose(1, 0, 2)
-    aligned = AlignRecording(window_s=2.0)(signal).data.reshape(5, 10, 400).transpose(1, 0, 2)
-    expected = EuclideanAlignment().fit_transform(windows)
-    np.testing.assert_allclose(aligned, expected, atol=1e-5)
-
-
-def test_alignment_leaves_other_kinds_and_its_input_alone() -> None:
-    signal = recording()
-    kind = signal.sensors.kind.copy()
-    kind[2] = Kind.EOG
-    signal = replace(signal, sensors=replace(signal.sensors, kind=kind))
-    before = signal.data.copy()
-    aligned = AlignRecording()(signal)
-    np.testing.assert_array_equal(signal.data, before)
-    np.testing.assert_array_equal(aligned.data[2], before[2])
-    assert not np.allclose(aligned.data[3], before[3])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"labels": ["c"]}, "no window of 4 s at events c"),
-        ({"window_s": 60.0}, "no window of 60 s fits into 20 s"),
-        ({"window_s": 0.001}, "0 samples"),
-        ({"kinds": ("mag",)}, "no channel of the kinds mag"),
-    ],
-)
-def test_alignment_without_windows_or_channels_is_refused(
-    arguments: dict[str, object], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        AlignRecording(**arguments)(recording())
-
-
-def test_alignment_is_a_step_that_a_recipe_can_write_down() -> None:
-    step = AlignRecording(labels=["a"], window_s=2.0)
-    assert spec_of(build(spec_of(step))) == spec_of(step)
-    np.testing.assert_array_equal(build(spec_of(step))(recording()).data, step(recording()).data)

@@ -23,7 +23,7 @@ from neurofm.io.meeg import signal_to_raw
 from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import Kind
 
-GOLDEN = Path(__file__).parent / "golden" / "mirepnet_preprocessing"
+GOLDEN = Path(__file__).parent / "golden" / "mirepnet"
 _NAMES = """
 Fp1 Fp2 F7 F3 Fz F4 F8 FC5 FC1 FC2 FC6 T7 C3 Cz C4 T8 CP5 CP1 CP2 CP6 P7 P3 Pz P4 P8 O1 O2 AF3 AF4
 PO3 PO4 Oz
