@@ -12,6 +12,7 @@ from neurofm.interpret.attribution import (
     occlude_time,
 )
 from neurofm.interpret.bands import BANDS, band_power, remove_band
+from neurofm.interpret.generated import Bursts, bursts, compare_signals, covariance, spectrum
 from neurofm.interpret.inference import (
     Bootstrap,
     PermutationTest,
@@ -42,16 +43,20 @@ __all__ = [
     "Activations",
     "Attribution",
     "Bootstrap",
+    "Bursts",
     "DeletionCurve",
     "PermutationTest",
     "Recorder",
     "attribution_similarity",
     "band_power",
     "bootstrap_conditions",
+    "bursts",
     "class_rdm",
     "compare",
     "compare_rdms",
+    "compare_signals",
     "condition_means",
+    "covariance",
     "crossnobis",
     "deletion_curve",
     "draw_permutations",
@@ -70,5 +75,6 @@ __all__ = [
     "record",
     "remove_band",
     "sites",
+    "spectrum",
     "within",
 ]
