@@ -136,8 +136,8 @@ def simulate_words(
     if sfreq < 125 or strength < 0 or n_trials < 1:
         raise ValueError(
             f"simulate_words: sfreq {sfreq} Hz, strength {strength} µV, n_trials {n_trials}; "
-            "expected at least 125 Hz (line noise is at 60 Hz), no negative strength and at least one "
-            "trial."
+            "expected at least 125 Hz (line noise is at 60 Hz), no negative strength and at least "
+            "one trial."
         )
     truth, position = _person(subject, seed, float(strength))
     rng = seeded(seed, subject, run)
