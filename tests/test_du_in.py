@@ -1,27 +1,18 @@
-"""Du-IN: parity, invariances, contracts, learning."""
+"""Du-IN: invariances, contracts, learning. Parity is in `test_du_in_parity.py`."""
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
-import yaml
-from torch import distributed
 from torch.nn import functional as F
 
 from neurofm.batch import Batch, BrainModel, Embedding, Readout, Tokenizer
-from neurofm.cards import spec_of
-from neurofm.data import fingerprint, similarity
-from neurofm.io import convert_checkpoint, load_model, load_tokenizer, save_model, simulate_words
-from neurofm.io.simulated.synthetic_seeg import UNIT_HZ, UNIT_S, SyntheticSEEGReader
+from neurofm.io import load_model, save_model
 from neurofm.models import DuIn, DuInClassifier, DuInHead, for_new_subjects
 from neurofm.models.du_in import shift_windows
-from neurofm.nn.cosine_quantizer import CosineQuantizer
 from neurofm.objectives import MaskedCodes
 from neurofm.tokenizers import DuInEncoder, DuInTokenizer
 from neurofm.tokenizers.du_in_encoder import SubjectLayer
@@ -31,15 +22,6 @@ GOLDEN = Path(__file__).parent / "golden"
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 PER_CHANNEL = ("x", "channel_mask", "kind", "position", "orientation", "has_position")
 PATCH = 20
-
-
-@pytest.fixture(scope="module")
-def checker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("check_golden", GOLDEN.parent / "check_golden.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["check_golden"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -112,14 +94,7 @@ def model(tokenizer: DuInTokenizer) -> DuIn:
     return DuIn(encoder(), tokenizer).eval()
 
 
-# Parity
-
-
-def test_every_tensor_of_the_fixture_agrees(checker: ModuleType) -> None:
-    lines = checker.check(GOLDEN / "du_in")
-    assert len(lines) == 40
-    assert {(line.atol, line.rtol) for line in lines if line.atol != checker.ATOL} == {(1e-5, 1e-5)}
-    assert [line.name for line in lines if not line.passed] == []
+# Batches
 
 
 def test_attention_equals_the_softmax_written_out() -> None:
@@ -142,62 +117,6 @@ def test_later_blocks_start_with_smaller_weights() -> None:
     widths = [float(block.query.weight.detach().std()) for block in made.blocks]
     assert widths[0] == pytest.approx(0.02 / 2**0.5, rel=0.05)
     assert widths[1] == pytest.approx(0.02 / 4**0.5, rel=0.05)
-
-
-# Quantizer
-
-
-def test_codes_start_in_evaluation_and_counts_follow_there_as_in_the_original() -> None:
-    torch.manual_seed(0)
-    x = torch.randn(50, 8)
-    for count_in_eval in (True, False):
-        quantizer = CosineQuantizer(8, n_codes=6, code_dim=4, count_in_eval=count_in_eval).eval()
-        quantizer(x, generator=generator())
-        codebook = quantizer.codebook.clone()
-        assert quantizer.initialized.item() == 1
-        assert bool(quantizer.count.any()) is count_in_eval
-        quantizer(x)
-        assert torch.equal(quantizer.codebook, codebook)
-        torch.testing.assert_close(codebook.norm(dim=1), torch.ones(6))
-
-
-def test_unused_codes_keep_their_place_and_used_ones_turn_to_their_queries() -> None:
-    torch.manual_seed(0)
-    quantizer = CosineQuantizer(8, n_codes=40, code_dim=4, decay=0.5, kmeans=False).train()
-    before, x = quantizer.codebook.clone(), torch.randn(20, 8)
-    found = quantizer(x)
-    used = torch.bincount(found.codes.flatten(), minlength=40) > 0
-    torch.testing.assert_close(quantizer.codebook[~used], before[~used])
-    closeness = (quantizer.queries(x) * quantizer.codebook[found.codes[:, 0]]).sum(1)
-    earlier = (quantizer.queries(x) * before[found.codes[:, 0]]).sum(1)
-    assert closeness.mean() > earlier.mean()
-
-
-def test_fewer_vectors_than_codes_still_start_the_codebook() -> None:
-    quantizer = CosineQuantizer(8, n_codes=40, code_dim=4)
-    assert quantizer(torch.randn(3, 8), generator=generator()).codes.max() < 40
-    assert quantizer.codebook.isfinite().all()
-
-
-def test_one_process_group_gives_the_same_update_as_none(tmp_path: Path) -> None:
-    def step() -> dict[str, torch.Tensor]:
-        torch.manual_seed(0)
-        quantizer = CosineQuantizer(8, n_codes=6, code_dim=4).train()
-        quantizer(torch.randn(50, 8), generator=generator())
-        return quantizer.state_dict()
-
-    alone = step()
-    distributed.init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1
-    )
-    try:
-        together = step()
-    finally:
-        distributed.destroy_process_group()
-    assert all(torch.equal(alone[key], together[key]) for key in alone)
-
-
-# Batches
 
 
 def test_roles_are_satisfied(model: DuIn) -> None:
@@ -416,30 +335,12 @@ def test_new_subjects_get_fresh_layers_and_keep_the_rest(model: DuIn) -> None:
         for_new_subjects(Other(), n_subjects=1)
 
 
-# Files
-
-
 def test_saving_and_loading_keeps_every_number(model: DuIn, tmp_path: Path) -> None:
     batch = make_batch()
     loaded = load_model(save_model(model, tmp_path / "model.safetensors"))
     with torch.no_grad():
         assert torch.equal(loaded.encode(batch).tokens, model.encode(batch).tokens)
         assert torch.equal(loaded.tokenizer(batch).codes, model.tokenizer(batch).codes)
-
-
-def test_a_published_file_is_converted(checker: ModuleType, tmp_path: Path) -> None:
-    fixture = checker.Fixture(GOLDEN / "du_in")
-    expected = checker.module("du_in").tokenizer_of(fixture)
-    card = {"description": "test", "license": "MIT", "weights": None, **spec_of(expected)}
-    (tmp_path / "card.yaml").write_text(yaml.safe_dump(card))
-    state = {f"module.{k}": v for k, v in fixture.tensors("state_dict_vqvae").items()}
-    torch.save(state, tmp_path / "checkpoint-399.pth")
-    done = convert_checkpoint(
-        tmp_path / "checkpoint-399.pth", str(tmp_path / "card.yaml"), tmp_path / "du.safetensors"
-    )
-    assert {key.split(".", 1)[1].split(".")[0] for key in done.unused} >= {"emb_time", "encoder"}
-    loaded = load_tokenizer(done.path).state_dict()
-    assert all(torch.equal(loaded[key], value) for key, value in expected.state_dict().items())
 
 
 # Learning
@@ -489,33 +390,3 @@ def test_planted_units_are_found_as_codes_and_predicted_from_their_neighbours() 
     share = torch.bincount(codes.flatten(), minlength=8) / codes.numel()
     entropy = -(share * share.clamp(min=1e-9).log()).sum()
     assert found["loss"] < 0.8 * entropy
-
-
-# The simulation
-
-
-def test_simulated_units_lie_where_the_truth_says() -> None:
-    reader = SyntheticSEEGReader(dataset="simulated_seeg", strength=200.0)
-    signal = reader.load(reader.recordings()[0])
-    truth = reader.truth(signal.recording.subject)
-    pairs = signal.data[:-1] - signal.data[1:]
-    for number, hz in enumerate(UNIT_HZ):
-        power = torch.zeros(len(pairs))
-        for event in signal.events:
-            place = truth.words[event.label].index(number)
-            start = round((event.onset + 0.3 + place * UNIT_S) * signal.sfreq)
-            part = torch.as_tensor(pairs[:, start : start + round(UNIT_S * signal.sfreq)])
-            wave = torch.exp(2j * torch.pi * hz * torch.arange(part.shape[1]) / signal.sfreq)
-            power += ((part - part.mean(1, keepdim=True)) * wave).sum(1).abs()
-        power[5] = 0  # the last contact of one shaft and the first of the next are no pair
-        assert int(power.argmax()) == int(truth.places[number])
-
-
-def test_simulated_runs_repeat_themselves_and_differ_from_each_other() -> None:
-    first, again = simulate_words("001", "01"), simulate_words("001", "01")
-    assert (first.data == again.data).all()
-    others = [simulate_words("001", "02"), simulate_words("002", "01")]
-    mine = fingerprint(first)
-    assert max(similarity(mine, fingerprint(other)) for other in others) < 0.3
-    with pytest.raises(ValueError, match="at least 125 Hz"):
-        simulate_words("001", "01", sfreq=100.0)
