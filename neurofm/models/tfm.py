@@ -12,7 +12,7 @@ Axes: batch token dim; token = any channel and frame, known by its `channel` and
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,9 @@ class TFMEncoder(nn.Module):
         heads: Of the blocks.
         dropout: Of the attention's output, in training mode.
         position_dropout: Of the sum that is a token, in training mode.
+        start: "published": the vectors of the codes are the tokenizer's, unit vectors beside which
+            those of channels and frames are large. "spread": centred over the codes and scaled to
+            unit variance, what a short training needs.
         mask_ratio: Fraction of tokens hidden from the first view in pretraining.
         n_outputs: Of the head; as many as codes if not given, which masked prediction needs.
     """
@@ -62,8 +65,11 @@ class TFMEncoder(nn.Module):
         position_dropout: float = 0.1,
         mask_ratio: float = 0.5,
         n_outputs: int | None = None,
+        start: Literal["published", "spread"] = "published",
     ) -> None:
         super().__init__()
+        if start not in ("published", "spread"):
+            raise ValueError(f"TFMEncoder: start {start!r} is not 'published' or 'spread'.")
         made = 8192 if tokenizer is None else tokenizer.n_codes
         if tokenizer is not None and n_codes not in (None, made):
             raise ValueError(f"TFMEncoder: n_codes is {n_codes}, the tokenizer has {made}.")
@@ -79,8 +85,11 @@ class TFMEncoder(nn.Module):
         self.head = nn.Linear(dim, self.n_codes if n_outputs is None else n_outputs)
         self.tokenizer = None if tokenizer is None else tokenizer.requires_grad_(False).eval()
         if tokenizer is not None and tokenizer.dim == dim:
+            vectors = tokenizer.quantizer.codebook
+            if start == "spread":
+                vectors = (vectors - vectors.mean(0)) / vectors.std().clamp(min=1e-6)
             with torch.no_grad():
-                self.code.weight[:-1].copy_(tokenizer.quantizer.codebook)
+                self.code.weight[:-1].copy_(vectors)
 
     def requires_grad_(self, requires_grad: bool = True) -> TFMEncoder:
         """Freeze or thaw everything but the tokenizer, which stays frozen."""
