@@ -31,7 +31,7 @@ def test_spectrum_has_its_peak_at_the_rhythm_and_the_power_of_the_signal(
 
 
 def test_planted_bursts_are_found(rng: np.random.Generator) -> None:
-    found = bursts(rhythm(rng), SFREQ, (8, 13), threshold=np.array([5.0, 2.5, 4.0]))
+    found = bursts(rhythm(rng), SFREQ, (8.0, 13.0), threshold=np.array([5.0, 2.5, 4.0]))
     assert found.rate == pytest.approx(1 / 4, rel=0.02)
     assert found.duration == pytest.approx(1.0, abs=0.1)
     assert found.amplitude == pytest.approx(10 * np.mean([1, 0.5, 0.8]), rel=0.2)
@@ -39,12 +39,12 @@ def test_planted_bursts_are_found(rng: np.random.Generator) -> None:
 
 def test_a_burst_does_not_run_into_the_next_window() -> None:
     x = np.sin(2 * np.pi * 10 * np.arange(200) / SFREQ) * np.ones((5, 2, 1))
-    found = bursts(x, SFREQ, (8, 13), threshold=np.zeros(2))
+    found = bursts(x, SFREQ, (8.0, 13.0), threshold=np.zeros(2))
     assert found.rate == pytest.approx(1 / 2) and found.duration == pytest.approx(2.0)
 
 
 def test_without_bursts_everything_is_zero(rng: np.random.Generator) -> None:
-    found = bursts(rhythm(rng), SFREQ, (8, 13), threshold=np.full(3, 1e3))
+    found = bursts(rhythm(rng), SFREQ, (8.0, 13.0), threshold=np.full(3, 1e3))
     assert (found.rate, found.duration, found.amplitude) == (0, 0, 0)
 
 
@@ -72,4 +72,4 @@ def test_other_channels_and_bands_are_refused(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="3 real and 2 generated"):
         compare_signals(x, x[:, :2], SFREQ)
     with pytest.raises(ValueError, match="half the rate"):
-        bursts(x, SFREQ, (8, 60))
+        bursts(x, SFREQ, (8.0, 60.0))

@@ -185,7 +185,10 @@ def test_save_and_load_give_the_same_model(tmp_path: Path) -> None:
 
 def test_masks_of_a_checkpoint_are_computed_and_a_lightning_prefix_is_dropped() -> None:
     key = "model.transformer_decoder.layers.1.gasp_time_attention."
-    given = {key + "gasp_layer.attention_mask": torch.ones(1), key + "query_projection.bias": 1}
+    given = {
+        key + "gasp_layer.attention_mask": torch.ones(1),
+        key + "query_projection.bias": torch.ones(1),
+    }
     assert list(model().rename_keys(given)) == ["layers.1.time_attention.query.bias"]
 
 

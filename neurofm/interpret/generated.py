@@ -119,7 +119,7 @@ def covariance(
 
 def compare_signals(
     real: Float[np.ndarray, "window channel time"],
-    generated: Float[np.ndarray, "window channel time"],
+    generated: Float[np.ndarray, "made channel_made time_made"],
     sfreq: float,
     *,
     band: tuple[float, float] = (8.0, 13.0),

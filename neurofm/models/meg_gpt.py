@@ -28,7 +28,7 @@ from neurofm.nn.sampling import Sampling, choose, draw_codes
 from neurofm.shapes import Bool, Float, Int
 from neurofm.tokenizers.ephys_tokenizer import EphysTokenizer
 
-Labels = Sequence[Int[Tensor, "batch time"] | None]
+Labels = Sequence[Int[Tensor, "batch label_time"] | None]
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,7 @@ class MegGPT(nn.Module):
         loss_sequence_length: int = 16,
     ) -> None:
         super().__init__()
-        depth = len(n_patches_in)
-        none = [None] * depth
+        depth, none = len(n_patches_in), [None] * len(n_patches_in)
         lists: dict[str, Sequence[Any]] = {
             "n_patches": n_patches_in,
             "patch": patch_len_in,
@@ -127,7 +126,7 @@ class MegGPT(nn.Module):
             "channel_hidden": chan_attention_mask or none,
         }
         shapes = layer_shapes(lists, sequence_length, loss_sequence_length)
-        made = n_codes or 66 if tokenizer is None else tokenizer.n_codes
+        made = (n_codes or 66) if tokenizer is None else tokenizer.n_codes
         if n_codes not in (None, made):
             raise ValueError(f"MegGPT: n_codes is {n_codes}, the tokenizer has {made}.")
         self.dim, self.n_codes, self.n_levels = model_dim, made, 1
@@ -221,8 +220,8 @@ class MegGPT(nn.Module):
     ) -> Int[Tensor, "batch channel step"]:
         """Continue a prompt of exactly `sequence_length` by `n` codes of every channel.
 
-        The context slides: positions begin anew at every step, so nothing can be kept from the step
-        before. Without `sampling`, the likeliest code follows.
+        The context slides and positions begin anew at every step, so nothing can be kept from the
+        step before. Without `sampling`, the likeliest code follows.
 
         Raises:
             ValueError: Another length of prompt.
@@ -319,8 +318,8 @@ class MegGPT(nn.Module):
     def encode(self, batch: Batch) -> Embedding:
         """Features of the last steps of each context, channel by channel; without labels.
 
-        A window longer than the context is cut into contexts from its start; what is left at its
-        end is not used. `tokens.unflatten(1, (n_channels, n_contexts, -1))` separates them.
+        A window longer than the context is cut into contexts from its start; a rest at its end is
+        not used. `tokens.unflatten(1, (n_channels, n_contexts, -1))` separates them.
 
         Raises:
             ValueError: The window is shorter than the context.
@@ -370,8 +369,8 @@ class MegGPT(nn.Module):
         codes, mask = self._codes(batch, self.sequence_length)
         if self.tokenizer is None:
             raise ValueError(
-                "MegGPT: without a tokenizer, continue codes with `generate_codes`, or load the "
-                "model with `load_model(name, tokenizer=...)`."
+                "MegGPT: without a tokenizer, use `generate_codes`, or load the model with "
+                "`load_model(name, tokenizer=...)`."
             )
         made = self.generate_codes(
             codes[..., -self.sequence_length :],
@@ -386,12 +385,11 @@ class MegGPT(nn.Module):
     def rename_keys(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keys of the original as ours; unknown keys come back unchanged.
 
-        The original keeps the tokenizer in a file of its own; its tensors may come along with
-        `tokenizer.` in front. Attention masks and fixed positions are left out: they are computed.
+        Tensors of the tokenizer may come along with `tokenizer.` in front. Masks are computed.
         """
         renamed, inner = rename_meg_gpt(state_dict, plain_norms=self.norm_type == "layer")
         if self.embedding.position is None:
-            renamed = {k: v for k, v in renamed.items() if k != "embedding.position.table"}
+            renamed.pop("embedding.position.table", None)
         if inner and self.tokenizer is not None:
             inner = self.tokenizer.rename_keys(inner)
         return renamed | {f"tokenizer.{key}": value for key, value in inner.items()}

@@ -101,7 +101,7 @@ class CodeEmbedding(nn.Module):
     def forward(
         self,
         codes: Int[Tensor, "batch channel time"],
-        labels: Sequence[Int[Tensor, "batch time"] | None] | None = None,
+        labels: Sequence[Int[Tensor, "batch label_time"] | None] | None = None,
     ) -> Float[Tensor, "batch channel time dim"]:
         """Embed codes; without `labels` nothing is said about the recording."""
         channels, times = codes.shape[1:]
