@@ -22,6 +22,7 @@ from neurofm.batch import Batch
 from neurofm.io import load_model
 from neurofm.io.checkpoint import convert_checkpoint, sha256
 from neurofm.nn.linear_attention import LinearAttention
+from neurofm.tokenizers import TFMTokenizer
 from neurofm.tokenizers.tfm_input import fourier_resample, percentile_scale, spectrum
 from neurofm.units import Kind
 
