@@ -7,6 +7,7 @@ Axes: channel = sensor of any kind, time = sample.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,7 +77,7 @@ class Sensors:
         if self.frame not in FRAMES:
             raise ValueError(f"Sensors: frame {self.frame!r} is not one of {FRAMES}.")
         if len(set(self.names)) != n:
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            twice = sorted(name for name, count in Counter(self.names).items() if count > 1)
             raise ValueError(
                 f"Sensors: channel names appear twice: {twice}. Rename them in the reader."
             )

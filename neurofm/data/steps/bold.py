@@ -25,7 +25,7 @@ from neurofm.shapes import Bool, Float
 from neurofm.types import Event, Signal
 
 CONFOUND = "confound:"
-_ROWS = 2 << 20  # float64 values worked on at a time
+_ROWS = 1 << 18  # float64 values worked on at a time
 # Share of the largest singular value below which a regressor adds nothing: above the rounding of
 # float32, in which confounds are stored, or a copy of one would take out a direction of noise.
 _INDEPENDENT = 1e-6
@@ -65,15 +65,16 @@ class CleanBold:
     def __call__(self, signal: Signal) -> Signal:
         """The signal without drifts, confounds and confound channels."""
         rest = np.flatnonzero(is_bold(signal))
-        require_finite(signal.pick(rest), "CleanBold")
+        bold = signal if len(rest) == len(signal.sensors) else signal.pick(rest)
+        require_finite(bold, "CleanBold")
         basis = self.basis(signal)
-        data = signal.data.copy() if self.keep else signal.data[rest]
+        data = (signal if self.keep else bold).data.copy()
         target = rest if self.keep else np.arange(len(rest))
         step = max(1, _ROWS // max(data.shape[1], 1))
         for lo in range(0, len(target), step):
             rows = data[target[lo : lo + step]].astype(np.float64)
             data[target[lo : lo + step]] = rows - (rows @ basis) @ basis.T
-        cleaned = signal if self.keep else signal.pick(rest)
+        cleaned = signal if self.keep else bold
         line = (
             f"clean: {basis.shape[1]} regressors removed at once (detrend {self.detrend}, "
             f"high-pass {self.high_pass_hz} Hz, {len(self._chosen(signal))} confounds)"

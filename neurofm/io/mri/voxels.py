@@ -21,7 +21,7 @@ import numpy as np
 from neurofm.io.mri.images import Image
 from neurofm.shapes import Bool, Float, Int
 
-_ROWS = 2 << 20  # float64 values worked on at a time
+_ROWS = 1 << 18  # float64 values worked on at a time
 _VOLUMES = 16  # read before they are turned from volumes into time series
 _DEMEANED = 0.1  # |sum| over sum of |x| of a typical voxel, below which the mean was taken away
 _NO_BASELINE = 1e-3  # of the average voxel

@@ -94,9 +94,10 @@ def _alive(process: int) -> bool:
 
 def write_document(path: Path, document: dict[str, Any]) -> None:
     """Write JSON with its checksum, atomically."""
-    body = json.dumps(document, ensure_ascii=False, allow_nan=False).encode()[1:]
+    body = memoryview(json.dumps(document, ensure_ascii=False, allow_nan=False).encode())[1:]
     with atomic_write(path) as file:
-        file.write(_HEAD % crc32c(body) + body)
+        file.write(_HEAD % crc32c(body))
+        file.write(body)
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def parse_document(raw: bytes, where: str) -> dict[str, Any]:
         OSError: Its bytes are not those that were written.
     """
     remedy = "Delete it and rerun `neurofm prepare`."
-    if raw[:_HEAD_LENGTH] != _HEAD % crc32c(raw[_HEAD_LENGTH:]):
+    if raw[:_HEAD_LENGTH] != _HEAD % crc32c(memoryview(raw)[_HEAD_LENGTH:]):
         raise OSError(f"{where}: damaged, its checksum does not match. {remedy}")
     try:
         document: dict[str, Any] = json.loads(raw)

@@ -10,6 +10,7 @@ from crc32c import crc32c
 
 from neurofm.io.stores.blocks import Layout, block_length, int16_scale
 from neurofm.io.stores.manifest import sensors_document
+from neurofm.io.stores.numbers import to_json
 from neurofm.shapes import Float
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import UNITS, Kind, typical_amplitude
@@ -109,8 +110,8 @@ class Gathered:
             "recording": entities,
             "n_times": self.n_times,
             "sfreq": self.sfreq,
-            "scale": None if scale is None else scale.tolist(),
-            "max_error": error.tolist(),
+            "scale": None if scale is None else to_json(scale),
+            "max_error": to_json(error),
             "coarse": list(self.coarse),
             "units": {Kind(kind).name: UNITS[Kind(kind)].name for kind in kinds},
             "events": [[float(e.onset), float(e.duration), e.label] for e in self.events],

@@ -31,6 +31,7 @@ from neurofm.io.stores.files import (
     write_document,
 )
 from neurofm.io.stores.index import Index, IndexRow, build, load
+from neurofm.io.stores.numbers import from_json, to_json
 from neurofm.io.stores.packed import checksum, pack
 from neurofm.shapes import Float
 from neurofm.types import Event, Recording, Sensors
@@ -43,26 +44,29 @@ _NAME = re.compile(r"index-[0-9a-f]+\.bin")
 def sensors_document(sensors: Sensors) -> dict[str, Any]:
     """Sensors as JSON."""
     known = sensors.has_position
-    position = sensors.position.astype(np.float64).tolist()
+    position = to_json(np.where(known[:, None], sensors.position.astype(np.float64), np.nan))
+    if isinstance(position, list):
+        position = [p if has else None for p, has in zip(position, known, strict=True)]
     return {
         "names": list(sensors.names),
-        "kind": sensors.kind.tolist(),
-        "position": [p if has else None for p, has in zip(position, known, strict=True)],
-        "orientation": sensors.orientation.astype(np.float64).tolist(),
+        "kind": to_json(sensors.kind),
+        "position": position,
+        "orientation": to_json(sensors.orientation.astype(np.float64)),
         "frame": sensors.frame,
         "region": list(sensors.region),
     }
 
 
 def _sensors(document: dict[str, Any]) -> Sensors:
-    nowhere = [np.nan] * 3
-    position = [nowhere if p is None else p for p in document["position"]]
+    nowhere, position = [np.nan] * 3, document["position"]
+    if isinstance(position, list):
+        position = [nowhere if p is None else p for p in position]
     n = len(document["names"])
     return Sensors(
         names=tuple(document["names"]),
-        kind=np.array(document["kind"], dtype=np.int8),
-        position=np.array(position, dtype=np.float64).reshape(n, 3),
-        orientation=np.array(document["orientation"], dtype=np.float64).reshape(n, 3),
+        kind=from_json(document["kind"], np.int8),
+        position=from_json(position, np.float64).reshape(n, 3),
+        orientation=from_json(document["orientation"], np.float64).reshape(n, 3),
         frame=document["frame"],
         region=tuple(document["region"]),
     )
@@ -206,7 +210,7 @@ def _row(record: dict[str, Any], digest: str, checksum: int, n_bytes: int) -> In
         sfreq=record["sfreq"],
         block=record["block"],
         dtype=record["dtype"],
-        scale=None if scale is None else np.array(scale, dtype=np.float32),
+        scale=None if scale is None else from_json(scale, np.float32),
         onset=np.array(onset, dtype=np.float64),
         duration=np.array(duration, dtype=np.float64),
         labels=tuple(labels),
