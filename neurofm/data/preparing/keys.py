@@ -26,7 +26,7 @@ from neurofm.io.stores.blocks import DTYPES
 from neurofm.types import Recording, Signal
 
 # Increase when a change of code changes the samples that a step or a reader makes.
-CODE_VERSION = 2
+CODE_VERSION = 3
 # Fields of a card that say nothing about samples: rewording them rebuilds nothing.
 _WORDS = ("description", "license", "citation", "url", "access", "fetch", "folder", "expected")
 _BIDS = re.compile(r"(_split-\d+)?_(eeg|meg|ieeg|bold|nirs)$")

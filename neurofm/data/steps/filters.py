@@ -3,8 +3,8 @@
 Filters are the zero-phase windowed FIRs that MNE designs. `engine: fft` applies them in float32
 through the frequency domain; consecutive steps are then one pass (`Chain`, made by `build_steps`).
 `engine: mne` lets MNE apply each step by itself in float64. Away from the ends the two differ by
-less than 1e-5 of the signal. Filters stop at joins (events labelled "EDGE ..."), as MNE's do; a
-change of rate goes through them.
+less than 1e-5 of the signal. Filters stop at joins (events labelled "EDGE ..."), as MNE's do, and
+so do changes of rate, on one clock.
 
 Axes: channel time.
 """
@@ -24,7 +24,7 @@ from scipy.fft import next_fast_len
 
 from neurofm.cards import configured
 from neurofm.data.steps.fast_filter import exact_ratio, filter_resample
-from neurofm.data.steps.step import Step, noted, require_finite, stretches
+from neurofm.data.steps.step import Step, at_new_rate, noted, require_finite, stretches
 from neurofm.shapes import Float
 from neurofm.types import Signal
 
@@ -216,8 +216,14 @@ class Resample:
         if ratio == 1:
             return noted(signal, signal.data, self.line(signal))
         require_finite(signal, "Resample")
-        n_out = round(signal.data.shape[1] * ratio)
-        data = _by_channel(signal.data, lambda block: _resample(block, ratio), n_out)
+
+        def apply(data: np.ndarray) -> np.ndarray:
+            n_out = round(data.shape[1] * ratio)
+            return _by_channel(data, lambda block: _resample(block, ratio), n_out)
+
+        pieces = stretches(signal)
+        whole = len(pieces) == 1
+        data = apply(signal.data) if whole else at_new_rate(signal.data, pieces, ratio, apply)
         return replace(noted(signal, data, self.line(signal)), sfreq=float(self.sfreq))
 
     def ratio(self, signal: Signal) -> Fraction:
@@ -276,8 +282,9 @@ class Chain:
         data, pieces = signal.data, stretches(signal)
         if taps and len(pieces) > 1:
             data = np.concatenate([filter_resample(data[:, at], taps) for at in pieces], axis=1)
-            taps = []
-        if taps or ratio != 1:
+        if ratio != 1 and len(pieces) > 1:
+            data = at_new_rate(data, pieces, ratio, lambda x: filter_resample(x, (), ratio))
+        elif len(pieces) == 1 and (taps or ratio != 1):
             data = filter_resample(data, taps, ratio)
         return replace(signal, data=data, sfreq=sfreq, history=(*signal.history, *lines))
 
