@@ -10,8 +10,11 @@ import pytest
 import yaml
 
 from neurofm.cli import main
+from neurofm.cli.check import facts
 from neurofm.io import open_path
 from neurofm.io.paths import auxiliary, cards_of, rest_of
+from neurofm.types import Recording, Sensors, Signal
+from neurofm.units import Kind
 
 pytestmark = pytest.mark.filterwarnings("ignore::neurofm.io.quality.RecordingWarning")
 
@@ -76,7 +79,9 @@ def test_a_folder_of_images_of_one_volume_is_described_without_an_error(tmp_path
 def test_arrays_without_a_card_say_that_a_card_must_explain_them(tmp_path, capsys):
     np.savez(tmp_path / "x.npz", data=np.zeros((2, 10)))
     assert main(["check", str(tmp_path / "x.npz")]) == 2
-    assert "says nothing about rate, unit and kind" in capsys.readouterr().err
+    assert "`neurofm check CARD --root FOLDER`" in capsys.readouterr().err
+    assert main(["check", str(tmp_path)]) == 2
+    assert "x.npz: .npz files do not say their rate" in capsys.readouterr().err
 
 
 def test_a_folder_named_as_a_card_s_is_read_with_that_card(tmp_path, tiny, capsys):
@@ -149,6 +154,17 @@ def test_people_are_counted_by_what_is_known_of_them(tmp_path, tiny, capsys):
     )
     assert main(["check", mine(tmp_path), "--root", str(tmp_path / "d")]) == 0
     assert "people: 2 in participants.tsv (sex of 2, age of 1)" in capsys.readouterr().out
+    (tmp_path / "d" / "participants.tsv").write_text("participant_id\tage\nanna\tn/a\n")
+    assert main(["check", mine(tmp_path), "--root", str(tmp_path / "d")]) == 0
+    assert "people: 1 in participants.tsv\n" in capsys.readouterr().out
+
+
+def test_what_rests_most_of_the_time_is_not_called_flat(tiny):
+    data = np.zeros((2, tiny.data.shape[1]), dtype=np.float32)
+    data[:, -50:] = 3.0
+    sensors = Sensors.of_kind(["x", "y"], Kind.OTHER)
+    signal = Signal(data, 100.0, sensors, events=(), recording=Recording("d", "1"))
+    assert (facts._amplitude(signal) > 0).all()
 
 
 @pytest.mark.corpus

@@ -276,6 +276,20 @@ def test_a_table_of_samples_is_read_with_its_markers(tiny, tmp_path):
         reader.load(recording)
 
 
+@pytest.mark.parametrize(
+    "head", ["\ufefftime,TP9,AF7", '"time","TP9","AF7"', "time, TP9 , AF7\r"], ids=ascii
+)
+def test_names_of_columns_may_be_quoted_or_follow_a_byte_order_mark(head, tmp_path):
+    rows = [f"{i / 128},{i % 7},{i % 5}" for i in range(256)]
+    (tmp_path / "1.csv").write_text("\n".join([head, *rows]), encoding="utf-8")
+    options = {"root": tmp_path, "sfreq": 128.0, "channels": ["TP9", "AF7"], "time": "time"}
+    reader = TableReader("{subject}.csv", dataset="d", **options)
+    assert reader.load(reader.recordings()[0]).data[:, 8].tolist() == [1.0, 3.0]
+    reader.time = "stamp"
+    with pytest.raises(ValueError, match="columns stamp are missing"):
+        reader.load(reader.recordings()[0])
+
+
 def test_a_bids_tree_gives_entities_kinds_and_events(tiny, tmp_path):
     import mne_bids
 

@@ -54,6 +54,27 @@ def test_the_command_takes_data_and_steps_from_a_recipe(tmp_path, command_line):
     assert (entry.sfreq, entry.dtype) == (64.0, "float32")
 
 
+def test_a_recipe_may_give_steps_and_subjects_by_data_set(tmp_path, command_line):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "data:\n"
+        "  init_args:\n"
+        "    datasets: [simulated_motor_imagery, synthetic_fmri]\n"
+        "    subjects: {simulated_motor_imagery: ['1'], synthetic_fmri: ['2']}\n"
+        "    runs: {simulated_motor_imagery: ['3'], synthetic_fmri: ['1']}\n"
+        "    preprocess:\n"
+        "      simulated_motor_imagery:\n"
+        "        - {class_path: neurofm.data.Resample, init_args: {sfreq: 64.0}}\n"
+    )
+    assert command_line("--config", recipe, "--store", tmp_path / "store", "--quiet") == 0
+    stores = [Store(folder) for folder in sorted((tmp_path / "store").iterdir())]
+    entries = [entry for store in stores for entry in store.entries]
+    assert [(entry.recording.subject, entry.sfreq) for entry in entries] == [
+        ("001", 64.0),
+        ("002", 0.5),  # images are kept as they are read
+    ]
+
+
 def test_the_command_needs_a_data_set(tmp_path, command_line):
     with pytest.raises(ValueError, match="name a dataset"):
         command_line("--store", tmp_path)

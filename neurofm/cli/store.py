@@ -188,19 +188,26 @@ def _du(console: Console, stores: Sequence[Path], *, as_json: bool) -> int:
         sys.stdout.write(json.dumps([asdict(item) for item in found], indent=1) + "\n")
         return 0
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("store", "steps", "type"):
-        table.add_column(name, overflow="fold")
-    for name in ("recordings", "hours", "size", "damaged", "failed", "can go"):
+    rare = {
+        "damaged": [f"{item.damaged or ''}" for item in found],
+        "failed": [f"{item.failed or ''}" for item in found],
+        "can go": [readable(item.removable) if item.removable else "" for item in found],
+    }
+    shown = {name: values for name, values in rare.items() if any(values)}
+    # A name that is wrapped cannot be copied; a list of steps may be.
+    table.add_column("store", no_wrap=True, min_width=max((len(i.store) for i in found), default=0))
+    table.add_column("steps", overflow="fold")
+    for name in ("type", "recordings", "hours", "size", *shown):
         table.add_column(name, justify="right", no_wrap=True)
-    for item in sorted(found, key=lambda item: -item.n_bytes):
-        numbers = [f"{item.recordings}", f"{item.hours:.1f}", readable(item.n_bytes)]
-        numbers += [str(n) if n else "" for n in (item.damaged, item.failed)]
-        numbers.append(readable(item.removable) if item.removable else "")
-        table.add_row(item.store, item.error or item.steps or "none", item.dtype, *numbers)
+    for i in sorted(range(len(found)), key=lambda i: -found[i].n_bytes):
+        item = found[i]
+        row = [item.store, item.error or item.steps or "none", item.dtype]
+        row += [f"{item.recordings}", f"{item.hours:.1f}", readable(item.n_bytes)]
+        table.add_row(*row, *(values[i] for values in shown.values()))
     console.print(table)
     hours, size = sum(item.hours for item in found), sum(item.n_bytes for item in found)
     say = _say(console)
-    say(f"{len(found)} stores, {hours:.1f} h, {readable(size)}")
+    say(f"{len(found)} store{'' if len(found) == 1 else 's'}, {hours:.1f} h, {readable(size)}")
     if any(item.damaged for item in found):
         say("Damaged files: `neurofm verify STORE --repair` prepares them again.")
     if any(item.removable for item in found):

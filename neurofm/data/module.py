@@ -148,7 +148,10 @@ class BrainData(lightning.LightningDataModule):
         specs = _of_dataset(self.preprocess, corpus.name)
         return prepare_corpus(
             corpus,
-            build_steps(default_steps() if specs is None else specs, line_freq=corpus.line_freq),
+            build_steps(
+                default_steps(corpus.card.get("modality")) if specs is None else specs,
+                line_freq=corpus.line_freq,
+            ),
             self.store,
             subjects=_of_dataset(self.subjects, corpus.name),
             runs=_of_dataset(self.runs, corpus.name),

@@ -18,7 +18,7 @@ from neurofm.io.bids import BIDSReader
 from neurofm.io.corpus import Corpus
 from neurofm.io.electrodes import positions_of, standard_name
 from neurofm.io.formats import SUFFIXES
-from neurofm.io.integrity import suffix_of
+from neurofm.io.integrity import check_file, suffix_of
 from neurofm.io.readers import FolderReader, path_of
 from neurofm.io.sidecars import DESCRIPTION, bids_root, suffix_word
 from neurofm.types import Reader, Recording, Signal
@@ -27,7 +27,10 @@ from neurofm.units import Kind
 _IMAGES = (".nii", ".nii.gz")
 _SURFACES = (".dtseries.nii", ".ptseries.nii")
 _OPEN = (*SUFFIXES, *_IMAGES, *_SURFACES, ".nwb")
-_ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".csv", ".csv.gz")
+_NEED_CARD = (
+    *(".npz", ".npy", ".h5", ".hdf5", ".mat"),
+    *(".csv", ".csv.gz", ".tsv", ".tsv.gz"),
+)
 _BIDS_TYPES = ("eeg", "meg", "ieeg", "bold")
 
 
@@ -58,16 +61,24 @@ def open_path(path: Path | str) -> Corpus:
         whole = BIDSReader(dataset=tree.name, root=tree)
         return Corpus(path.name, {}, tree, _Only(whole, path.resolve()))
     if suffix_of(path) not in _OPEN:
-        words = "is not a format neurofm reads without a card; it reads"
-        if suffix_of(path) in _ARRAYS:
-            words = (
-                "says nothing about rate, unit and kind of channel: a card must (`neurofm list`)"
-            )
-        raise ValueError(
-            f"{path}: {suffix_of(path) or 'no suffix'} {words}: {', '.join(dict.fromkeys(_OPEN))}."
-        )
+        check_file(path)  # what is no such file at all needs no card
+        raise ValueError(f"{path}: {_why_not(path)}")
     reader = AnyReader(path.name, dataset=path.resolve().parent.name, root=path.parent)
     return Corpus(path.name, {}, path.parent, reader)
+
+
+def _why_not(path: Path) -> str:
+    """What a file, or a folder without recordings, lacks to be read without a card."""
+    if suffix_of(path) in _NEED_CARD:
+        return (
+            f"{suffix_of(path)} files do not say their rate, unit or kind of channel: a dataset "
+            "card does. `neurofm check CARD --root FOLDER` reads them by one; `neurofm list "
+            "datasets` names those there are, and datasets/README.md says how to write one."
+        )
+    return (
+        f"{suffix_of(path) or 'no suffix'} is not a format neurofm reads without a card; it reads "
+        f"{', '.join(dict.fromkeys(_OPEN))}."
+    )
 
 
 def _is_bids(folder: Path) -> bool:
@@ -123,7 +134,8 @@ class AnyReader:
             found = {path_of(item): item for item in self._files.recordings()}
         except FileNotFoundError as error:
             missing = error
-        for path in sorted(self.root.glob(self.pattern.replace("[", "[[]"))):
+        glob = self.pattern.replace("[", "[[]")
+        for path in sorted(self.root.glob(glob)):
             suffix = suffix_of(path)
             if path in found or not path.is_file() or suffix not in (*_IMAGES, *_SURFACES, ".nwb"):
                 continue
@@ -133,6 +145,9 @@ class AnyReader:
             subject = place.removesuffix(suffix).replace("/", "-")
             found[path] = Recording(dataset=self.dataset, subject=subject, path=path)
         if not found and missing is not None:
+            needy = [p for p in sorted(self.root.glob(glob)) if suffix_of(p) in _NEED_CARD]
+            if needy:
+                raise FileNotFoundError(f"{needy[0]}: {_why_not(needy[0])}")
             raise missing
         return [found[path] for path in sorted(found)]
 

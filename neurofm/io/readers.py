@@ -241,7 +241,8 @@ class TableReader:
         """
         path = path_of(recording)
         columns = self._columns(path)
-        missing = [name for name in self.channels if name not in columns]
+        needed = [*self.channels, *([self.time] if self.time is not None else [])]
+        missing = [name for name in needed if name not in columns]
         if missing:
             raise ValueError(
                 f"{path}: columns {listed(missing)} are missing; the table has "
@@ -290,7 +291,9 @@ class TableReader:
                 f"{path}: {table.shape[0]} rows of {table.shape[1]} values under {len(head)} "
                 "column names."
             )
-        return {str(name).strip(): table[:, i] for i, name in enumerate(head)}
+        # Spreadsheets quote names, and some begin the file with a byte order mark.
+        names = [str(name).lstrip("\ufeff").strip().strip("\"'").strip() for name in head]
+        return {name: table[:, i] for i, name in enumerate(names)}
 
     def _check_rate(self, path: Path, stamps: np.ndarray) -> None:
         span = stamps[-1] - stamps[0]

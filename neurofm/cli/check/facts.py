@@ -141,7 +141,7 @@ class _Part:
             kind=sensors.kind,
             placed=sensors.has_position,
             labelled=np.array([bool(name) for name in sensors.region or [""] * len(sensors)]),
-            amplitude=typical_amplitude(signal.data, signal.sfreq),
+            amplitude=_amplitude(signal),
             problems=recording_problems(signal, line_freq),
             digest=hashlib.blake2b(np.ascontiguousarray(signal.data).data, digest_size=16).digest(),
             sfreq=signal.sfreq,
@@ -150,6 +150,16 @@ class _Part:
             events=dict(sorted(counts.items())) if first else {},
             details=_told(signal.details) if first else {},
         )
+
+
+def _amplitude(signal: Signal) -> np.ndarray:
+    typical = typical_amplitude(signal.data, signal.sfreq)
+    # What rests most of the time, such as an animal's position, is flat in its median second.
+    for kind in np.unique(signal.sensors.kind):
+        chosen = np.flatnonzero(signal.sensors.kind == kind)
+        if not (typical[chosen] > 0).any():
+            typical[chosen] = signal.data[chosen].astype(np.float64).std(axis=-1)
+    return typical
 
 
 def _told(details: Mapping[str, Any]) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def _about(corpus: Corpus, read: Sequence[Facts]) -> list[str]:
     if people:
         columns = Counter(key for person in people.values() for key in person)
         told = ", ".join(f"{key} of {n}" for key, n in columns.most_common(6))
-        lines.append(f"people: {len(people)} in participants.tsv ({told})")
+        lines.append(f"people: {len(people)} in participants.tsv" + (f" ({told})" if told else ""))
     return lines
 
 

@@ -14,12 +14,21 @@ from neurofm.cards import build
 from neurofm.data.steps.filters import Bandpass, Notch, Resample, chained
 from neurofm.data.steps.step import Step
 
+_SLOW_OR_COUNTED = {"fmri", "spikes", "calcium"}
 
-def default_steps() -> list[Step]:
+
+def default_steps(modality: str | Sequence[str] | None = None) -> list[Step]:
     """Notch at the card's line frequency, 0.1-96 Hz (or 0.45 of a lower rate), 256 Hz.
 
     Pass them through `build_steps`, which fills in the line frequency.
+
+    Args:
+        modality: Of the dataset card. None of these steps fits images, spikes or calcium: they are
+            kept as they are read.
     """
+    modalities = {modality} if isinstance(modality, str) else set(modality or ())
+    if modalities and modalities <= _SLOW_OR_COUNTED:
+        return []
     return [Notch(), Bandpass(0.1, 96.0, too_high="lower"), Resample(256.0)]
 
 
@@ -47,7 +56,8 @@ def build_steps(
             if line_freq is None:
                 raise ValueError(
                     "Notch: neither the step nor the dataset card says which line frequency. Set "
-                    "`line_freq: 50` (or 60) in the card, or `freqs: [50]` in the step."
+                    "`line_freq: 50` (or 60) in the card (`neurofm copy datasets/NAME mine.yaml` "
+                    "gives you your own), or `freqs: [50]` in the step."
                 )
             step = replace(step, freqs=[float(line_freq)])
         steps.append(step)
