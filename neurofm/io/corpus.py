@@ -22,6 +22,7 @@ from neurofm.io.quality import (
     listed,
     position_problem,
     report,
+    silence_problem,
 )
 from neurofm.io.rules import check_rules, label_events, same_entity
 from neurofm.io.sidecars import read_participants
@@ -150,7 +151,7 @@ class Corpus:
         if "unit" not in signal.details:  # else the numbers are not in the unit of their kind
             check_amplitude(signal.data, signal.sensors.kind, sfreq=signal.sfreq, where=where)
         problems = [*channel_problems(signal), position_problem(signal), depth_problem(signal)]
-        problems.append(_late_events(signal))
+        problems += [silence_problem(signal), _late_events(signal)]
         for problem in problems:
             if problem is not None:
                 report(problem, where)

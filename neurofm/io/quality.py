@@ -23,6 +23,7 @@ from neurofm.units import BRAIN_KINDS, UNITS, Kind
 SEVERITIES = ("info", "warning", "error")
 # A channel counts as flat below this share of the smallest plausible amplitude of its kind.
 _FLAT_SHARE = 1e-3
+_SILENT_S = 1.0  # EEGMMIDB fills its last data record with half a second of zeros
 _STRONG_LINE = 100.0  # times the power of its surround
 
 
@@ -160,6 +161,44 @@ def channel_problems(signal: Signal) -> list[Problem]:
             )
         )
     return problems
+
+
+def silent_ends(signal: Signal) -> tuple[float, float]:
+    """Seconds at the start, and at the end, in which no brain channel changes at all.
+
+    Units may be silent, and volumes of zeros are marked where images are read.
+    """
+    kinds = [int(k) for k in BRAIN_KINDS if k not in (Kind.UNIT, Kind.BOLD)]
+    rows = np.flatnonzero(np.isin(signal.sensors.kind, kinds))
+    data, n = signal.data, signal.data.shape[1]
+    ends = []
+    for at in (slice(None), slice(None, None, -1)):
+        quiet, size = n, 1024
+        for row in rows:
+            values = data[row, at][:quiet]
+            for low in range(0, len(values), size):  # most channels change at once
+                moved = values[low : low + size] != values[0]
+                if moved.any():
+                    quiet = low + int(moved.argmax())
+                    break
+        ends.append(quiet / signal.sfreq if len(rows) else 0.0)
+    return ends[0], ends[1]
+
+
+def silence_problem(signal: Signal) -> Problem | None:
+    """A recording that is dead at its start or end, such as a download with its last part zeros."""
+    start, end = silent_ends(signal)
+    if max(start, end) < _SILENT_S or start >= signal.duration:
+        return None  # flat throughout is told by channel
+    what = [f"the first {start:.2f} s"] if start >= _SILENT_S else []
+    what += [f"the last {end:.2f} s"] if end >= _SILENT_S else []
+    return Problem(
+        "warning",
+        f"No channel changes in {' and '.join(what)} of {signal.duration:.2f} s.",
+        "The amplifier was off, or a download filled what it had not fetched with zeros: compare "
+        "its checksum, or cut that part.",
+        "silent_end",
+    )
 
 
 def position_problem(signal: Signal) -> Problem | None:

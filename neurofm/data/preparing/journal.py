@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from neurofm.data.preparing.keys import file_hash
+from neurofm.io.integrity import check_file
 from neurofm.io.stores.files import atomic_write
 
 Stamp = tuple[int, int, int, int]
@@ -53,13 +54,21 @@ class Hashed:
 
 
 def hash_of(path: Path | str, known: Mapping[str, Hashed]) -> Hashed:
-    """A file's hash: the known one while its stamp is the same, else its contents are read."""
-    stamp = stamp_of(path)
-    found = known.get(str(path))
-    if found is not None and found.stamp == stamp:
-        return found
-    settled = time.time_ns() - max(stamp[1:3]) > _REST_NS
-    return Hashed(str(path), stamp, file_hash(path), settled)
+    """A file's hash: the known one while its stamp is the same, else its contents are read.
+
+    Raises:
+        OSError: It cannot be read; the message says how to get it.
+    """
+    try:
+        stamp = stamp_of(path)
+        found = known.get(str(path))
+        if found is not None and found.stamp == stamp:
+            return found
+        settled = time.time_ns() - max(stamp[1:3]) > _REST_NS
+        return Hashed(str(path), stamp, file_hash(path), settled)
+    except (FileNotFoundError, PermissionError):
+        check_file(Path(path))  # a link that git-annex has not filled, say
+        raise
 
 
 @dataclass(frozen=True)
