@@ -168,6 +168,30 @@ def test_a_format_that_needs_a_card_is_looked_at_before_one_is_asked_for(
         open_path(path)
 
 
+@pytest.mark.parametrize(("part", "content"), [(".vmrk", b""), (".vmrk", WEB), (".eeg", b"")])
+def test_a_bad_part_of_a_brainvision_recording_is_named(part, content, tiny, tmp_path):
+    path = tiny.brainvision(tmp_path / "a.vhdr")
+    path.with_suffix(part).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a\{part}: (the file is empty|this is a web page)"):
+        open_path(path).load(Recording("x", "1", path=path))
+
+
+def test_markers_that_are_missing_are_told_and_refused_by_strict(tiny, tmp_path):
+    path = tiny.brainvision(tmp_path / "a.vhdr")
+    path.with_suffix(".vmrk").unlink()
+    corpus = open_path(path)
+    (recording,) = corpus.recordings()
+    with pytest.warns(RecordingWarning, match=r"names the marker file a\.vmrk, which is not there"):
+        assert corpus.load(recording).events == ()
+    with strict(), pytest.raises(ValueError, match="no_markers"):
+        corpus.load(recording)
+    text = path.read_text().replace("MarkerFile=a.vmrk\n", "")
+    path.write_text(text)  # a recording without markers is whole
+    with collect() as problems:
+        corpus.load(recording)
+    assert "no_markers" not in {problem.code for problem in problems}
+
+
 def made(data: np.ndarray, kind: Kind = Kind.EEG) -> Signal:
     sensors = Sensors.of_kind([f"E{i}" for i in range(len(data))], kind)
     return Signal(data.astype(np.float32), 100.0, sensors, (), Recording("toy", "1"))

@@ -9,6 +9,7 @@ Axes: channel time.
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -185,6 +186,8 @@ def open_raw(path: Path) -> mne.io.BaseRaw:
 def _open(path: Path) -> mne.io.BaseRaw:
     import mne
 
+    if suffix_of(path) == ".vhdr":
+        _check_brainvision(path)
     try:
         if suffix_of(path) == BTI:
             raw = _open_bti(path)
@@ -237,6 +240,29 @@ def _open_bti(path: Path) -> mne.io.BaseRaw:
         head_shape_fname=str(shape) if shape.is_file() else None,
         verbose="WARNING",
     )
+
+
+def _check_brainvision(path: Path) -> None:
+    """Look at the files that a BrainVision header names; MNE reads on without the markers."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for key in ("DataFile", "MarkerFile"):
+        named = re.search(rf"^[ \t]*{key}[ \t]*=[ \t]*(\S.*?)[ \t]*$", text, re.MULTILINE)
+        if named is None:
+            continue
+        part = path.parent / named[1].replace("$b", path.stem)
+        if part.exists() or part.is_symlink():
+            check_file(part)
+        elif key == "MarkerFile":
+            report(
+                Problem(
+                    "warning",
+                    f"The header names the marker file {part.name}, which is not there.",
+                    "The recording has no events: copy all its files, or correct `MarkerFile` in "
+                    "the header.",
+                    "no_markers",
+                ),
+                str(path),
+            )
 
 
 def _check_companion(path: Path, raw: mne.io.BaseRaw) -> None:
