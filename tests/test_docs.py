@@ -25,6 +25,20 @@ def test_the_readme_s_python_runs(code, tmp_path, monkeypatch, capsys):
     assert "physical 256.0" in capsys.readouterr().out
 
 
+CORPORA = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", CORPORA, flags=re.DOTALL))
+def test_the_python_of_the_datasets_readme_prints_what_it_says(code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEUROFM_STORE", str(tmp_path / "store"))
+
+    exec(compile(code, "datasets/README.md", "exec"), {"__name__": "readme"})
+
+    printed = capsys.readouterr().out.splitlines()
+    assert set(re.findall(r"^# (.*)$", code, flags=re.MULTILINE)) <= set(printed)
+
+
 def test_the_readme_s_commands_exist():
     commands = re.findall(r"^neurofm (\S+)", README, flags=re.MULTILINE)
 

@@ -236,6 +236,11 @@ def run_folder(tmp_path: Path) -> Path:
 def test_a_training_run_becomes_a_report(run_folder: Path) -> None:
     found = read_run(run_folder)
     assert found.lead == "Data: recordings of physionet_mi."
+    text = "data: {init_args: {datasets: [synthetic_meeg, eegmmidb, gone]}}"
+    (run_folder / "lightning_logs" / "version_0" / "config.yaml").write_text(text)
+    assert read_run(run_folder).lead == (
+        "Data: recordings of synthetic_meeg (simulated), eegmmidb, gone."
+    )
     training = found.sections[0]
     assert training.title == "Training"
     assert [picture.caption for picture in training.figures] == [

@@ -8,8 +8,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from neurofm.io import convert_checkpoint
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -28,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and say what became of every tensor."""
+    from neurofm.io import convert_checkpoint  # loads torch, which --help does not need
+
     found = convert_checkpoint(args.file, args.model, args.out)
     table = Table("tensors", "number")
     table.add_row("used", str(len(found.used)))

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from neurofm.report import load_report, read_run
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -29,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
         FileNotFoundError: There is nothing to report; the message names what was looked for.
         ValueError: A file of the run is incomplete; it is named.
     """
+    from neurofm.report import load_report, read_run  # loads matplotlib
+
     folder: Path = args.run
     has_report = (folder / "report.json").is_file()
     report = load_report(folder) if has_report else read_run(folder)

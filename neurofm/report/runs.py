@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from matplotlib.figure import Figure
 
+from neurofm import cards
 from neurofm.report.plots import plot_curves, plot_scores
 from neurofm.report.report import Report
 from neurofm.types import Result
@@ -176,10 +177,18 @@ def _lead(config: dict[str, Any] | None, path: Path | None) -> str:
     for key in ("datasets", "dataset", "corpus", "store"):
         value = arguments.get(key) if isinstance(arguments, dict) else None
         if value:
-            names = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            kind = "simulated recordings" if "synthetic" in names else "recordings"
-            return f"Data: {kind} of {names}."
+            names = [str(name) for name in (value if isinstance(value, list) else [value])]
+            told = [f"{name} (simulated)" if _is_simulated(name) else name for name in names]
+            return f"Data: recordings of {', '.join(told)}."
     return f"Data: as described in {path.name} (no dataset is named there)."
+
+
+def _is_simulated(name: str) -> bool:
+    """Whether a dataset card needs no files; one that is no longer there is judged by its name."""
+    try:
+        return cards.read("datasets", name).get("folder", name) is None
+    except (FileNotFoundError, ValueError):
+        return "synthetic" in name or "simulated" in name
 
 
 def _newest(folder: Path, name: str) -> Path | None:
