@@ -41,8 +41,9 @@ def template_positions(montage: str) -> dict[str, tuple[float, float, float]]:
     import mne
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer MNE calls standard_1005 by another name
+        # Newer MNE calls standard_1005 by another name, and says so twice.
+        with warnings.catch_warnings(), mne.utils.use_log_level("ERROR"):
+            warnings.simplefilter("ignore")
             layout = mne.channels.make_standard_montage(montage)
     except ValueError as error:
         known = ", ".join(mne.channels.get_builtin_montages())

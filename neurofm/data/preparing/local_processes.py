@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -37,6 +38,7 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+_START_S = 60.0  # s that a process may take to become ready
 _STARTS = 3  # processes in a row that may die before they are ready
 _Done = queue.SimpleQueue[tuple["_Lane", Future[Any]]]
 
@@ -155,8 +157,9 @@ class _Lane:
 
     def kill(self) -> None:
         """End the process now; files are written so that this harms none."""
-        if self._process is not None:
-            self._process.kill()
+        # By its number: other threads may be changing multiprocessing's list of children.
+        with suppress(Exception):  # it never started, or is gone
+            os.kill(self._ready.result(timeout=_START_S), signal.SIGKILL)
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
