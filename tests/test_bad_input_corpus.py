@@ -14,7 +14,7 @@ import pytest
 from neurofm.cli import main
 from neurofm.data.preparing.prepare import prepare_corpus
 from neurofm.data.preparing.problems import read_problems
-from neurofm.io import RecordingWarning, Store, open_corpus, open_path
+from neurofm.io import RecordingWarning, Store, TableReader, open_corpus, open_path
 from neurofm.io.quality import collect, silence_problem, silent_ends, strict
 from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import Kind
@@ -250,3 +250,15 @@ def test_rates_that_differ_within_a_corpus_are_told(tiny, tmp_path, capsys):
         main(["check", str(tmp_path), "--json"])
     rates = {item["sfreq"] for item in report_of(capsys)["recordings"]}
     assert rates == {128.0, 64.0}
+
+
+@pytest.mark.parametrize(("end", "told"), [("\n", False), ("\r\n", False), ("", True)])
+def test_a_table_that_may_be_cut_inside_its_last_number_is_told(end, told, rng, tmp_path):
+    rows = ["a,b", *(f"{x:.3f},{y:.3f}" for x, y in rng.standard_normal((200, 2)) * 20)]
+    (tmp_path / "s1.csv").write_text("\n".join(rows) + end, newline="")
+    reader = TableReader(
+        "s{subject}.csv", dataset="toy", root=tmp_path, sfreq=100.0, channels=["a", "b"], unit="uV"
+    )
+    with collect() as problems:
+        assert reader.load(reader.recordings()[0]).data.shape == (2, 200)
+    assert ("unfinished_line" in {problem.code for problem in problems}) == told

@@ -9,6 +9,7 @@ Axes: channel time.
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -292,6 +293,7 @@ class TableReader:
                 "column names."
             )
         # Spreadsheets quote names, and some begin the file with a byte order mark.
+        _tell_unfinished(path)
         names = [str(name).lstrip("\ufeff").strip().strip("\"'").strip() for name in head]
         return {name: table[:, i] for i, name in enumerate(names)}
 
@@ -321,3 +323,22 @@ def path_of(recording: Recording) -> Path:
     if recording.path is None:
         raise ValueError(f"{recording.id}: has no path; take it from the reader's `recordings()`.")
     return recording.path
+
+
+def _tell_unfinished(path: Path) -> None:
+    """A table that was cut off within its last number looks whole, with another number."""
+    if path.suffix.lower() == ".gz":
+        return  # has a checksum of its own
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)
+    if last not in b"\r\n":
+        report(
+            Problem(
+                "info",
+                "The last line has no end.",
+                "The table may be cut off inside its last number: compare its size.",
+                "unfinished_line",
+            ),
+            str(path),
+        )
