@@ -233,6 +233,20 @@ def run_folder(tmp_path: Path) -> Path:
     return folder
 
 
+def test_a_test_of_the_run_stands_beside_its_training_not_in_its_place(run_folder: Path) -> None:
+    later = run_folder / "lightning_logs" / "version_1"
+    later.mkdir()
+    (later / "metrics.csv").write_text("epoch,step,test/loss\n0,10,1.25\n")
+    (later / "config.yaml").write_text("data: {init_args: {datasets: [eegmmidb]}}\n")
+    (later / "run.json").write_text('{"test": {"test/loss": 1.25}}')
+    found = read_run(run_folder)
+    titles = [section.title for section in found.sections]
+    assert titles.index("Training") < titles.index("neurofm test")
+    assert found.sections[titles.index("Training")].figures
+    assert found.lead == "Data: recordings of physionet_mi."
+    assert "1.25" in str(found.sections[titles.index("neurofm test")].table)
+
+
 def test_a_training_run_becomes_a_report(run_folder: Path) -> None:
     found = read_run(run_folder)
     assert found.lead == "Data: recordings of physionet_mi."

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import re
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from rich.console import Console
 
 from neurofm import cards
 from neurofm.cli.run_folder import Predictions, RunRecord, WholeCheckpoints
@@ -156,7 +158,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(words: list[str], name: str) -> None:
-    Cli(
+    cli = Cli(
         Task,
         BrainData,
         subclass_mode_model=True,
@@ -173,3 +175,19 @@ def _run(words: list[str], name: str) -> None:
         parser_kwargs={"prog": "neurofm"},
         args=words,
     )
+    if cli.trainer.is_global_zero:
+        _say_where(cli.trainer.log_dir, cli.subcommand)
+
+
+def _say_where(folder: str | None, command: str | None) -> None:
+    """Name what the run left, so that nobody has to look for it."""
+    if folder is None or not Path(folder).is_dir():
+        return
+    console = Console()
+    console.print(f"run: {folder}", highlight=False, soft_wrap=True, markup=False)
+    if command == "fit":
+        text = f"`neurofm report {folder}` draws it."
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+    table = Path(folder) / "predictions.csv"
+    if command == "predict" and table.is_file():
+        console.print(f"predictions: {table}", highlight=False, soft_wrap=True, markup=False)

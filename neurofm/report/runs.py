@@ -47,14 +47,16 @@ def read_run(folder: Path | str) -> Report:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder. Give the folder of a run.")
-    metrics_path = _newest(folder, "metrics.csv")
+    metrics_path = _training_metrics(folder)
     results_path = folder / "results.json"
     if metrics_path is None and not results_path.is_file():
         raise FileNotFoundError(
             f"{folder}: neither metrics.csv (in it or below) nor results.json nor report.json. "
             "Give the folder in which `neurofm fit` ran, or wait until the first epoch is over."
         )
-    config_path = _newest(folder, "config.yaml")
+    config_path = None if metrics_path is None else metrics_path.with_name("config.yaml")
+    if config_path is None or not config_path.is_file():
+        config_path = _newest(folder, "config.yaml")
     config = _read_config(config_path) if config_path else None
     report = Report(title=f"Run {folder.resolve().name}", lead=_lead(config, config_path))
     if results_path.is_file():
@@ -85,6 +87,14 @@ def read_run(folder: Path | str) -> Report:
         ]
         text = f"From {metrics_path.relative_to(folder)}."
         report.add_section("Training", text=text, figures=figures, table=last)
+    for stage in ("validate", "test"):
+        scored, numbers = _scores(folder, stage)
+        if scored is not None:
+            report.add_section(
+                f"neurofm {stage}",
+                text=f"From {scored.relative_to(folder)}.",
+                table=[{"metric": name, "value": value} for name, value in numbers.items()],
+            )
     if config_path is not None:
         report.add_section(
             "Configuration",
@@ -197,6 +207,33 @@ def _newest(folder: Path, name: str) -> Path | None:
         return folder / name
     found = sorted(folder.rglob(name), key=lambda path: path.stat().st_mtime)
     return found[-1] if found else None
+
+
+def _training_metrics(folder: Path) -> Path | None:
+    """Metrics of the newest training; `neurofm test` leaves metrics of its own beside them."""
+    if (folder / "metrics.csv").is_file():
+        return folder / "metrics.csv"
+    found = sorted(folder.rglob("metrics.csv"), key=lambda path: path.stat().st_mtime)
+    trained = []
+    for path in found:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if "train/" in file.readline():
+                trained.append(path)
+    chosen = trained or found
+    return chosen[-1] if chosen else None
+
+
+def _scores(folder: Path, stage: str) -> tuple[Path | None, dict[str, float]]:
+    """What the newest `neurofm test` or `validate` of a run wrote, and where."""
+    found = sorted(folder.rglob("run.json"), key=lambda path: path.stat().st_mtime)
+    for path in reversed(found):
+        try:
+            numbers = json.loads(path.read_text(encoding="utf-8")).get(stage)
+        except (ValueError, AttributeError):
+            continue  # being written, or not ours
+        if isinstance(numbers, dict) and numbers:
+            return path, numbers
+    return None, {}
 
 
 def _curve_figures(metrics: Metrics) -> list[tuple[Figure, str]]:
