@@ -11,7 +11,7 @@ import yaml
 
 from neurofm.cli import main
 from neurofm.cli.check import facts
-from neurofm.io import open_path
+from neurofm.io import Corpus, open_path
 from neurofm.io.paths import auxiliary, cards_of, rest_of
 from neurofm.types import Recording, Sensors, Signal
 from neurofm.units import Kind
@@ -145,6 +145,13 @@ def test_strict_takes_warnings_for_errors(tmp_path, tiny, capsys):
     assert main(words) == 0
     assert main([*words, "--strict"]) == 1
     assert "no known position" in capsys.readouterr().out
+
+
+def test_json_stands_alone_whatever_a_reader_prints(tmp_path, tiny, capsys, monkeypatch):
+    tiny.edf(tmp_path / "a.edf")
+    read = Corpus.load
+    monkeypatch.setattr(Corpus, "load", lambda *a, **k: print("MNE says") or read(*a, **k))
+    assert checked([str(tmp_path)], capsys)["ok"]
 
 
 def test_people_are_counted_by_what_is_known_of_them(tmp_path, tiny, capsys):

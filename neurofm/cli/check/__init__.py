@@ -12,6 +12,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 from rich.console import Console
@@ -55,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
     failed = False
     for corpus in corpora:
         recordings = corpus.recordings(subjects=args.subjects, runs=args.runs)
-        facts = list(_examined(corpus, recordings, args))
+        # MNE logs to the standard output, where JSON must stand alone.
+        with redirect_stdout(sys.stderr) if args.json else nullcontext():
+            facts = list(_examined(corpus, recordings, args))
         whole = args.subjects is None and args.runs is None
         general = [*duplicates(facts), *compare(corpus, recordings, facts, whole=whole)]
         failed |= count_severities(facts, general)["error"] > 0

@@ -20,6 +20,7 @@ from neurofm.types import Recording, Signal
 from neurofm.units import UNITS, Kind, typical_amplitude
 
 SLAB_BYTES = 2**28
+_NO_TRIGGER = (Kind.BOLD, Kind.UNIT, Kind.OTHER)
 _TOLD = ("tr_s", "space", "participant", "bad_channels", "unit", "mask", "atlas")
 
 
@@ -80,8 +81,7 @@ def examine(corpus: Corpus, recording: Recording, *, strict: bool = False) -> Fa
             Problem(
                 "warning" if ruled else "info",
                 "No events.",
-                "Without labels it can be used for pretraining only; if there is a trigger "
-                "channel, name it as `event_channel` in the card's reader.",
+                "Without labels it can be used for pretraining only" + _trigger(head.kind),
                 "no_events",
             )
         )
@@ -99,6 +99,13 @@ def examine(corpus: Corpus, recording: Recording, *, strict: bool = False) -> Fa
         details=head.details,
         checksum=checksum.hexdigest(),
     )
+
+
+def _trigger(kind: np.ndarray) -> str:
+    # Images, spikes and calcium have none.
+    if np.isin(kind, [int(k) for k in _NO_TRIGGER]).all():
+        return "; a table of events would give them."
+    return "; if there is a trigger channel, name it as `event_channel` in the card's reader."
 
 
 def _raised(problem: Problem) -> Problem:
