@@ -248,6 +248,10 @@ def _curve_figures(metrics: Metrics) -> list[tuple[Figure, str]]:
         base = quantity.removesuffix("_step").removesuffix("_epoch")
         label = " ".join(filter(None, (stage, quantity.removeprefix(base).strip("_")))) or base
         groups.setdefault(base, {})[label] = curve
+    for base, curves in groups.items():  # the same colour for the same stage in every figure
+        groups[base] = dict(
+            sorted(curves.items(), key=lambda item: item[0] not in ("train", "train step"))
+        )
     order = sorted(groups, key=lambda quantity: ("loss" not in quantity, quantity))
     return [
         (
