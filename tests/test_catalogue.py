@@ -531,6 +531,7 @@ def test_a_miniature_of_every_corpus_is_read_and_passes_check(name, tmp_path, mo
         assert labels and labels <= set(expected["labels"])
     for kind, count in (expected.get("kinds") or {}).items():
         assert int((signal.sensors.kind == Kind[kind.upper()]).sum()) == count
+    capsys.readouterr()  # what readers printed
     main(["check", name, "--json"])
     found = json.loads(capsys.readouterr().out)
     every = [p for item in found["recordings"] for p in item["problems"]] + found["problems"]
