@@ -311,7 +311,7 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="0 subjects"):
         SyntheticMEEGReader(dataset="x", subjects=0)
     reader = SyntheticMEEGReader(dataset="x", subjects=1, runs=1)
-    with pytest.raises(ValueError, match="is not one of the 1 subjects"):
+    with pytest.raises(ValueError, match="is not one of the 1 recordings"):
         reader.load(replace(reader.recordings()[0], subject="9"))
 
 

@@ -25,6 +25,7 @@ from scipy.special import expit
 from neurofm.io.electrodes import template_positions
 from neurofm.io.simulated.forward import fit_sphere, lead_field
 from neurofm.io.simulated.noise import noise, seeded, unit
+from neurofm.io.simulated.people import numbered, require_known, require_subject
 from neurofm.shapes import Float
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
@@ -316,18 +317,11 @@ class SyntheticReader:
     weak: tuple[int, ...] | list[int] = (6,)
 
     def __post_init__(self) -> None:
-        if self.subjects < 1 or self.runs < 1:
-            raise ValueError(
-                f"SyntheticReader: {self.subjects} subjects, {self.runs} runs; at least 1 each."
-            )
+        self.recordings()
 
     def recordings(self) -> list[Recording]:
         """Every run of every subject."""
-        return [
-            Recording(self.dataset, f"{subject:03d}", run=f"{run:02d}", task="imagery")
-            for subject in range(1, self.subjects + 1)
-            for run in range(1, self.runs + 1)
-        ]
+        return numbered(self.dataset, subjects=self.subjects, runs=self.runs, task="imagery")
 
     def load(self, recording: Recording) -> Signal:
         """One simulated run, in microvolts.
@@ -335,11 +329,7 @@ class SyntheticReader:
         Raises:
             ValueError: A recording of another corpus.
         """
-        if recording not in self.recordings():
-            raise ValueError(
-                f"SyntheticReader: {recording.id} is not one of the {self.subjects} subjects and "
-                f"{self.runs} runs of {self.dataset!r}; take one from `recordings()`."
-            )
+        require_known(recording, self.recordings())
         return simulate_motor_imagery(
             recording.subject,
             str(recording.run),
@@ -351,10 +341,7 @@ class SyntheticReader:
 
     def truth(self, subject: str) -> Truth:
         """What was planted in this subject."""
-        if subject not in {recording.subject for recording in self.recordings()}:
-            raise ValueError(
-                f"SyntheticReader: no subject {subject!r}; there are 001 to {self.subjects:03d}."
-            )
+        require_subject(subject, self.recordings())
         return _subject(subject, self.seed, self._erd(subject)).truth
 
     def _erd(self, subject: str) -> float:

@@ -24,6 +24,7 @@ from scipy.signal import lfilter
 from scipy.stats import gamma
 
 from neurofm.io.mri.fmri import CONFOUND
+from neurofm.io.simulated.people import numbered, require_known, require_subject
 from neurofm.shapes import Bool, Float
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
@@ -269,18 +270,11 @@ class SyntheticFMRIReader:
     labels: Literal["category", "stimulus"] = "category"
 
     def __post_init__(self) -> None:
-        if self.subjects < 1 or self.runs < 1:
-            raise ValueError(
-                f"SyntheticFMRIReader: {self.subjects} subjects, {self.runs} runs; at least 1 each."
-            )
+        self.recordings()
 
     def recordings(self) -> list[Recording]:
         """Every run of every person."""
-        return [
-            Recording(self.dataset, f"{subject:03d}", run=f"{run:02d}", task="pictures")
-            for subject in range(1, self.subjects + 1)
-            for run in range(1, self.runs + 1)
-        ]
+        return numbered(self.dataset, subjects=self.subjects, runs=self.runs, task="pictures")
 
     def load(self, recording: Recording) -> Signal:
         """One simulated run, in percent.
@@ -288,11 +282,7 @@ class SyntheticFMRIReader:
         Raises:
             ValueError: A recording of another corpus.
         """
-        if recording not in self.recordings():
-            raise ValueError(
-                f"SyntheticFMRIReader: {recording.id} is not one of the {self.subjects} subjects "
-                f"and {self.runs} runs of {self.dataset!r}; take one from `recordings()`."
-            )
+        require_known(recording, self.recordings())
         about: dict[str, Any] = {
             "seed": self.seed,
             "tr_s": self.tr_s,
@@ -308,10 +298,6 @@ class SyntheticFMRIReader:
 
     def truth(self, subject: str) -> BoldTruth:
         """What was planted in this person."""
-        if subject not in {recording.subject for recording in self.recordings()}:
-            raise ValueError(
-                f"SyntheticFMRIReader: no subject {subject!r}; there are 001 to "
-                f"{self.subjects:03d}."
-            )
+        require_subject(subject, self.recordings())
         size = (self.n_voxels, self.n_categories, self.n_stimuli)
         return _person(subject, self.seed, *size, float(self.tuning))

@@ -23,6 +23,7 @@ import numpy as np
 from neurofm.io.electrodes import template_positions
 from neurofm.io.simulated.forward import fit_sphere
 from neurofm.io.simulated.noise import noise, seeded, unit
+from neurofm.io.simulated.people import require_known
 from neurofm.io.simulated.synthetic import CHANNELS
 from neurofm.io.simulated.synthetic_sensors import (
     EARS,
@@ -314,11 +315,7 @@ class SyntheticMEEGReader:
         return self._simulated(recording)[1]
 
     def _simulated(self, recording: Recording) -> tuple[Signal, MeegTruth]:
-        if recording not in self.recordings():
-            raise ValueError(
-                f"SyntheticMEEGReader: {recording.id} is not one of the {self.subjects} subjects "
-                f"and {self.runs} runs of {self.dataset!r}; take one from `recordings()`."
-            )
+        require_known(recording, self.recordings())
         spelled = {modality.replace("+", ""): modality for modality in self.modalities}
         return simulate_meeg(
             recording.subject,

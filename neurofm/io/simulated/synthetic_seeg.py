@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from neurofm.io.simulated.noise import noise, seeded, unit
+from neurofm.io.simulated.people import numbered, require_known
 from neurofm.shapes import Float, Int
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
@@ -184,11 +185,7 @@ class SyntheticSEEGReader:
 
     def recordings(self) -> list[Recording]:
         """Every run of every subject."""
-        return [
-            Recording(self.dataset, f"{subject:03d}", run=f"{run:02d}", task="reading")
-            for subject in range(1, self.subjects + 1)
-            for run in range(1, self.runs + 1)
-        ]
+        return numbered(self.dataset, subjects=self.subjects, runs=self.runs, task="reading")
 
     def load(self, recording: Recording) -> Signal:
         """One simulated run, in microvolts.
@@ -196,11 +193,7 @@ class SyntheticSEEGReader:
         Raises:
             ValueError: A recording of another corpus.
         """
-        if recording not in self.recordings():
-            raise ValueError(
-                f"SyntheticSEEGReader: {recording.id} is not one of the {self.subjects} subjects "
-                f"and {self.runs} runs of {self.dataset!r}; take one from `recordings()`."
-            )
+        require_known(recording, self.recordings())
         return simulate_words(
             recording.subject,
             str(recording.run),
