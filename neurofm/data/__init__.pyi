@@ -50,6 +50,8 @@ from .steps.filters import Bandpass as Bandpass
 from .steps.filters import Chain as Chain
 from .steps.filters import Notch as Notch
 from .steps.filters import Resample as Resample
+from .steps.pairs import DOUBLE_BANANA as DOUBLE_BANANA
+from .steps.pairs import ElectrodePairs as ElectrodePairs
 from .steps.preprocess import build_steps as build_steps
 from .steps.preprocess import default_steps as default_steps
 from .steps.reference import Bipolar as Bipolar
@@ -61,5 +63,6 @@ from .steps.sensors import bad_channels as bad_channels
 from .steps.sensors import mirepnet_layout as mirepnet_layout
 from .steps.sensors import normalize_positions as normalize_positions
 from .steps.sensors import template_matrix as template_matrix
+from .steps.standardize import StandardizeRecording as StandardizeRecording
 from .steps.step import Step as Step
 from .windows import Windows as Windows

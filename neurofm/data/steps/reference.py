@@ -19,12 +19,13 @@ import numpy as np
 
 from neurofm.cards import configured
 from neurofm.data.steps.channels import find_channels, kind_names, kinds_of, kinds_present
+from neurofm.data.steps.pairs import paired
 from neurofm.data.steps.sensors import bad_channels
 from neurofm.data.steps.step import noted, require_finite
 from neurofm.io.contacts import LONGEST_STRIP, Contact, shafts_of
 from neurofm.io.quality import listed
 from neurofm.shapes import Bool
-from neurofm.types import Sensors, Signal
+from neurofm.types import Signal
 from neurofm.units import Kind
 
 _INSIDE = ("seeg", "ecog")
@@ -154,7 +155,7 @@ class Bipolar:
         rest = np.setdiff1d(np.arange(len(signal.sensors)), own)
         first, second = np.array(pairs).T
         data = np.concatenate([signal.data[first] - signal.data[second], signal.data[rest]])
-        sensors = _paired(signal.sensors, names, first, second, rest)
+        sensors = paired(signal.sensors, names, first, second, rest)
         line = f"bipolar: {len(pairs)} pairs of {len(own)} contacts"
         line += f"; {dropped} pairs with a bad contact left out" if dropped else ""
         return noted(replace(signal, sensors=sensors, data=data), data, line + _note(signal, bad))
@@ -288,27 +289,3 @@ def _beside(number: int, width: int | None) -> list[int]:
     row = (number - 1) // width
     beside = [k for k in (number - 1, number + 1) if (k - 1) // width == row]
     return [*beside, number - width, number + width]
-
-
-def _paired(
-    sensors: Sensors,
-    names: Sequence[str],
-    first: np.ndarray,
-    second: np.ndarray,
-    rest: np.ndarray,
-) -> Sensors:
-    middle = (sensors.position[first] + sensors.position[second]) / 2
-    region: tuple[str, ...] = ()
-    if sensors.region:
-        both = zip(first, second, strict=True)
-        region = tuple(
-            sensors.region[i] if sensors.region[i] == sensors.region[j] else "" for i, j in both
-        ) + tuple(sensors.region[i] for i in rest)
-    return Sensors(
-        names=(*names, *(sensors.names[i] for i in rest)),
-        kind=sensors.kind[np.concatenate([first, rest])],
-        position=np.concatenate([middle, sensors.position[rest]]),
-        orientation=sensors.orientation[np.concatenate([first, rest])],
-        frame=sensors.frame,
-        region=region,
-    )
