@@ -32,7 +32,8 @@ from neurofm.nn.quantize import Quantized, ResidualVQ
 from neurofm.nn.start import unit_variance
 from neurofm.nn.transformer import initialize
 from neurofm.shapes import Bool, Float, Int
-from neurofm.tokenizers.normalize import check_batch, geometry, normalize_amplitude, sensor_type
+from neurofm.tokenizers.checks import check_batch
+from neurofm.tokenizers.normalize import geometry, normalize_amplitude, sensor_type
 from neurofm.tokenizers.reconstruction import reconstruction_losses, standardize
 from neurofm.tokenizers.upstream import rename_brain_tokenizer
 from neurofm.units import Kind
@@ -236,7 +237,7 @@ class BrainTokenizer(nn.Module):
         Raises:
             ValueError: Rate, kind of channel, or values are not what the model expects.
         """
-        check_batch(batch, sfreq=self.sfreq, kinds=self.kinds)
+        check_batch(batch, name="BrainTokenizer", kinds=self.kinds, sfreq=self.sfreq)
         x = batch.x
         if batch.unit == "physical":
             x = normalize_amplitude(x, batch.kind, batch.channel_mask)

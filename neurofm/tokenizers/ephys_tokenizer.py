@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from neurofm.batch import Batch, Tokens
 from neurofm.cards import configured
 from neurofm.shapes import Bool, Float, Int
+from neurofm.tokenizers.checks import check_batch
 from neurofm.tokenizers.ephys_vocabulary import vocabulary_of
 from neurofm.units import Kind
 
@@ -260,36 +261,9 @@ class EphysTokenizer(nn.Module):
         Raises:
             ValueError: Rate, kind of channel, or values are not what the model expects.
         """
-        self._check(batch)
+        check_batch(batch, name="EphysTokenizer", kinds=self.kinds, sfreq=self.sfreq)
         x = torch.where(batch.channel_mask.unsqueeze(-1), batch.x, 0).float()
         return x if batch.unit == "z" else standardize_channels(x)
-
-    def _check(self, batch: Batch) -> None:
-        if abs(batch.sfreq - self.sfreq) > 1e-3 * self.sfreq:
-            raise ValueError(
-                f"EphysTokenizer: the batch has {batch.sfreq:g} Hz, expected {self.sfreq:g} Hz. "
-                f"Prepare the data with Resample(sfreq={self.sfreq:g})."
-            )
-        if batch.unit not in ("physical", "z"):
-            raise ValueError(f"EphysTokenizer: unit {batch.unit!r} is not 'physical' or 'z'.")
-        if not bool(batch.channel_mask.any(1).all()):
-            empty = torch.nonzero(~batch.channel_mask.any(1)).flatten().tolist()
-            raise ValueError(
-                f"EphysTokenizer: windows {empty} of the batch have no real channel. Drop windows "
-                "whose channel_mask is all False."
-            )
-        for value in batch.kind[batch.channel_mask].unique().tolist():
-            if Kind(value) not in self.kinds:
-                names = ", ".join(kind.name for kind in self.kinds)
-                raise ValueError(
-                    f"EphysTokenizer: the batch has {Kind(value).name} channels, expected {names}. "
-                    "Prepare the data with PickKinds, or pass `kinds=` with that kind."
-                )
-        if not bool(batch.x[batch.channel_mask].isfinite().all()):
-            raise ValueError(
-                "EphysTokenizer: the batch holds NaN or infinite values. Interpolate or drop the "
-                "channels concerned (`neurofm check` names them)."
-            )
 
     def forward(self, batch: Batch, *, generator: torch.Generator | None = None) -> Tokens:
         """Labels of each window, channel by channel: token = channel x steps + step.

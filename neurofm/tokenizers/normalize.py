@@ -7,8 +7,6 @@ Axes: batch channel time; three position axes are metres before, dimensionless a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -97,37 +95,3 @@ def geometry(batch: Batch) -> Float[Tensor, "batch channel 6"]:
     position = normalize_positions(batch.position, batch.kind, known)
     meg = (_of(batch.kind, MEG) & batch.channel_mask).unsqueeze(-1)
     return torch.cat([position, torch.where(meg, batch.orientation, 0)], -1).float()
-
-
-def check_batch(batch: Batch, *, sfreq: float, kinds: Sequence[Kind]) -> None:
-    """Stop if a batch is not what BrainTokenizer was trained on.
-
-    Raises:
-        ValueError: Rate, unit, kind of channel, an all-masked window, or values not finite.
-    """
-    if abs(batch.sfreq - sfreq) > 1e-3 * sfreq:
-        raise ValueError(
-            f"BrainTokenizer: the batch has {batch.sfreq:g} Hz, expected {sfreq:g} Hz. "
-            f"Prepare the data with Resample(sfreq={sfreq:g})."
-        )
-    if batch.unit not in ("physical", "z"):
-        raise ValueError(f"BrainTokenizer: unit {batch.unit!r} is not 'physical' or 'z'.")
-    if not bool(batch.channel_mask.any(1).all()):
-        empty = torch.nonzero(~batch.channel_mask.any(1)).flatten().tolist()
-        raise ValueError(
-            f"BrainTokenizer: windows {empty} of the batch have no real channel. Drop windows "
-            "whose channel_mask is all False."
-        )
-    for value in batch.kind[batch.channel_mask].unique().tolist():
-        if Kind(value) not in kinds:
-            names = ", ".join(kind.name for kind in kinds)
-            raise ValueError(
-                f"BrainTokenizer: the batch has {Kind(value).name} channels, expected {names}. "
-                "Prepare the data with PickKinds, or pass `kinds=` with that kind to treat "
-                "electrodes like EEG."
-            )
-    if not bool(batch.x[batch.channel_mask].isfinite().all()):
-        raise ValueError(
-            "BrainTokenizer: the batch holds NaN or infinite values. Interpolate or drop the "
-            "channels concerned (`neurofm check` names them)."
-        )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from neurofm.batch import Batch
 from neurofm.shapes import Float
+from neurofm.tokenizers.checks import check_batch
 from neurofm.units import Kind
 
 SFREQ = 200.0  # Hz
@@ -82,8 +83,6 @@ def packed_signal(
     Raises:
         ValueError: Rate, kind of channel, length or values are not what the model expects.
     """
-    if batch.unit not in ("physical", "z"):
-        raise ValueError(f"TFMTokenizer: unit {batch.unit!r} is not 'physical' or 'z'.")
     x, mask = batch.x, batch.channel_mask
     same_rate = abs(batch.sfreq - SFREQ) <= 1e-3 * SFREQ
     if not same_rate and not resample:
@@ -98,25 +97,8 @@ def packed_signal(
             f"TFMTokenizer: windows of {x.shape[-1] / batch.sfreq:g} s are shorter than a frame. "
             f"Set window_s to at least {WINDOW / SFREQ:g}."
         )
-    real = mask.any(1)
-    if not bool(real.all()):
-        raise ValueError(
-            f"TFMTokenizer: windows {torch.nonzero(~real).flatten().tolist()} of the batch have no "
-            "real channel. Drop windows whose channel_mask is all False."
-        )
-    for value in batch.kind[mask].unique().tolist():
-        if Kind(value) not in kinds:
-            names = ", ".join(kind.name for kind in kinds)
-            raise ValueError(
-                f"TFMTokenizer: the batch has {Kind(value).name} channels, expected {names}. "
-                "Prepare the data with PickKinds, or pass `kinds=` with that kind."
-            )
+    check_batch(batch, name="TFMTokenizer", kinds=kinds)
     rows = x[mask]
-    if not bool(rows.isfinite().all()):
-        raise ValueError(
-            "TFMTokenizer: the batch holds NaN or infinite values. Interpolate or drop the "
-            "channels concerned (`neurofm check` names them)."
-        )
     if not same_rate:
         rows = fourier_resample(rows, samples)
     return percentile_scale(rows.float())
