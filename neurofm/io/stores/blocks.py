@@ -24,6 +24,8 @@ from crc32c import crc32c
 from neurofm.shapes import Float
 
 DTYPES: dict[str, np.dtype[Any]] = {"int16": np.dtype("<i2"), "float32": np.dtype("<f4")}
+TOKENS = "tokens"  # no samples: a block of bytes per window, see `neurofm.io.stores.tokens`
+_NUMBERS = {**DTYPES, TOKENS: np.dtype("|u1")}
 _ALIGN = 64
 _CHECKSUM = struct.Struct("<I").unpack_from
 _CHUNK = 1 << 23  # bytes of blocks encoded at a time, which bounds the memory of writing
@@ -61,7 +63,7 @@ class Layout:
     @cached_property
     def payload(self) -> int:
         """Bytes of samples in a block."""
-        return self.n_channels * self.n_samples * DTYPES[self.dtype].itemsize
+        return self.n_channels * self.n_samples * _NUMBERS[self.dtype].itemsize
 
     @cached_property
     def stride(self) -> int:
@@ -70,13 +72,19 @@ class Layout:
 
     def view(self, raw: bytes | np.ndarray, count: int) -> np.ndarray:
         """The samples of `count` blocks as block x channel x time, without a copy."""
-        kind = DTYPES[self.dtype]
+        kind = _NUMBERS[self.dtype]
         return np.ndarray(
             (count, self.n_channels, self.n_samples),
             kind,
             buffer=raw,
             strides=(self.stride, self.n_samples * kind.itemsize, kind.itemsize),
         )
+
+    def pack(self, blocks: np.ndarray, first: int) -> memoryview:
+        """The bytes of blocks of tokens, uint8 `block byte`, from block `first` on."""
+        raw = np.zeros((len(blocks), self.stride), dtype=np.uint8)
+        raw[:, : self.payload] = blocks
+        return self._finished(raw, first)
 
     def encode(
         self, data: Float[np.ndarray, "channel time"], scale: np.ndarray | None
@@ -155,3 +163,13 @@ class Layout:
             if crc32c(view[at:end], (self.seed + block) & 0xFFFFFFFF) != _CHECKSUM(raw, end)[0]:
                 return block
         return None
+
+
+def layout_of(key: str, *, n_channels: int, block: int, dtype: str) -> Layout:
+    """Where everything is in the file of a recording.
+
+    Args:
+        block: Samples of a block; its bytes for tokens.
+    """
+    width = 1 if dtype == TOKENS else n_channels
+    return Layout(width, block, dtype, crc32c(key.encode()))

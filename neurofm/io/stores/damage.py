@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from crc32c import crc32c
 
-from neurofm.io.stores.blocks import Layout
+from neurofm.io.stores.blocks import Layout, layout_of
 from neurofm.io.stores.files import document_head, parse_document
 from neurofm.io.stores.manifest import Entry
 from neurofm.io.stores.store import Store
@@ -94,13 +93,12 @@ def _samples(store: Store, entry: Entry, count: Callable[[int], None]) -> tuple[
         count(len(piece))
     if digest.hexdigest() == entry.sha256:
         return None
-    layout = Layout(entry.n_channels, entry.block, entry.dtype, crc32c(entry.key.encode()))
+    layout = layout_of(entry.key, n_channels=entry.n_channels, block=entry.block, dtype=entry.dtype)
     wrong = _damaged_blocks(store, name, layout, size // layout.stride)
     if not wrong:
         return "other content", "the blocks are whole, but they are not those that were sealed"
-    seconds = wrong[0] * entry.block / entry.sfreq
     return "flipped", (
-        f"{len(wrong)} of {size // layout.stride} blocks, the first at second {seconds:.3f}"
+        f"{len(wrong)} of {size // layout.stride} blocks, the first at {entry.place(wrong[0])}"
     )
 
 

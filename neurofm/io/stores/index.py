@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
+from neurofm.io.stores.blocks import Layout, layout_of
 from neurofm.io.stores.packed import Pool, Texts, starts, unpack
 from neurofm.types import FRAMES, Recording, Sensors
 
-DTYPE_NAMES = ("int16", "float32")
+DTYPE_NAMES = ("int16", "float32", "tokens")
 ENTITIES = ("dataset", "subject", "session", "run", "task")
 # Arrays by the axis along which they run: name -> (type, further axes).
 _SCHEMA: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {
@@ -85,7 +86,8 @@ class Columns:
         sfreq: float64 `recording`, Hz.
         n_channels: int64 `recording`.
         n_bytes: int64 `recording`, size of the file.
-        is_int16: bool `recording`; False for float32 samples.
+        is_int16: bool `recording`; False for float32 samples and for tokens.
+        is_tokens: bool `recording`; True where the file holds tokens of windows, no samples.
         sensors: int32 `recording`, place in `Store.sensor_sets`.
         dataset: int32 `recording`, place in `tables["dataset"]`; so `subject`, `session`, `run` and
             `task`, of which the last three may be -1, none. The same subject name in two datasets
@@ -104,6 +106,7 @@ class Columns:
     n_channels: np.ndarray
     n_bytes: np.ndarray
     is_int16: np.ndarray
+    is_tokens: np.ndarray
     sensors: np.ndarray
     dataset: np.ndarray
     subject: np.ndarray
@@ -177,6 +180,7 @@ class Index:
         self.columns = Columns(
             n_channels=width[a["sensors"]],
             is_int16=a["dtype"] == DTYPE_NAMES.index("int16"),
+            is_tokens=a["dtype"] == DTYPE_NAMES.index("tokens"),
             tables=tables,
             **{name: a[name] for name in ("n_times", "sfreq", "n_bytes", "sensors", *ENTITIES)},
             **{name: a[name] for name in ("scale_at", "scale", "event_at")},
@@ -219,9 +223,15 @@ class Index:
             )
         return found
 
-    def block(self, i: int) -> int:
-        """Samples per block of recording `i`."""
-        return int(self.arrays["block"][i])
+    def layout(self, i: int) -> Layout:
+        """Where everything is in the file of recording `i`."""
+        a = self.arrays
+        return layout_of(
+            self.pools["key"][i],
+            n_channels=int(self.columns.n_channels[i]),
+            block=int(a["block"][i]),
+            dtype=DTYPE_NAMES[a["dtype"][i]],
+        )
 
     def document_stamp(self, i: int) -> tuple[int, int]:
         """Size and checksum of the document from which row `i` was made."""
@@ -372,7 +382,7 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
     want(len(arrays["key_at_text"]) == n + 1, "number of keys")
     # Keys become names of files: none may lead out of the store.
     want(not np.isin(arrays["key_text"], np.frombuffer(b"/\\\0", np.uint8)).any(), "keys")
-    for name, limit in (("sensors", sizes["set"]), ("dtype", 2)):
+    for name, limit in (("sensors", sizes["set"]), ("dtype", len(DTYPE_NAMES))):
         codes = arrays[name]
         want(not n or (codes.min() >= 0 and codes.max() < limit), f"numbers in {name}")
     want((arrays["frame"] < len(FRAMES)).all(), "numbers in frame")

@@ -20,6 +20,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from neurofm.io.stores.blocks import TOKENS
 from neurofm.io.stores.files import (
     LocalFiles,
     Source,
@@ -81,7 +82,7 @@ class Entry:
         sensors: One object per distinct sensor set of the store.
         n_times: Samples per channel.
         sfreq: Hz, exact.
-        block: Samples per block.
+        block: Samples per block; bytes for tokens.
         scale: float32 step of each channel, working units; None for float32 samples.
         max_error: Largest difference from the signal that was written, working units.
         history: Processing steps, oldest first.
@@ -117,6 +118,13 @@ class Entry:
     def duration(self) -> float:
         """Seconds."""
         return self.n_times / self.sfreq
+
+    def place(self, block: int) -> str:
+        """Where in the recording a block is, for messages."""
+        if self.dtype == TOKENS:
+            window = block - self.details[TOKENS]["grid_blocks"]
+            return "before the first window" if window < 0 else f"window {window}"
+        return f"second {min(block * self.block / self.sfreq, self.duration):.3f}"
 
 
 def _entry(row: IndexRow, sensors: Sensors) -> Entry:

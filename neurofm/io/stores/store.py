@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from crc32c import crc32c
 
-from neurofm.io.stores.blocks import DTYPES, Layout
+from neurofm.io.stores.blocks import DTYPES, Layout, layout_of
 from neurofm.io.stores.files import (
     LocalFiles,
     Source,
@@ -79,11 +78,11 @@ def write_recording(
         )
     folder = Path(store) / "recordings"
     folder.mkdir(parents=True, exist_ok=True)
-    file, document = folder / f"{key}.bin", folder / f"{key}.json"
+    file = folder / f"{key}.bin"
     if isinstance(signal, Signal):
         known = Gathered.of(signal, dtype)
         layout = known.layout(key)
-        written = _write_blocks(file, layout.encode(samples(signal), known.scale))
+        written = write_blocks(file, layout.encode(samples(signal), known.scale))
     else:
         with scratch_file(folder / f"{key}.slabs") as spool:
             known = _spool(signal, dtype, spool)
@@ -94,17 +93,27 @@ def write_recording(
                 return spool.read(n)
 
             pieces = layout.interleave(read, known.widths, known.n_times)
-            written = _write_blocks(file, pieces)
+            written = write_blocks(file, pieces)
     record = {"key": key, **known.record(), **written, "block": layout.n_samples, "dtype": dtype}
     mark = fingerprint() if callable(fingerprint) else fingerprint
     record |= {"provenance": provenance or {}, "fingerprint": mark}
+    complete(file, record)
+    return record
+
+
+def complete(file: Path, record: dict[str, Any]) -> None:
+    """Write the document of a file of blocks, which makes it one of the store's recordings.
+
+    Raises:
+        OSError: It cannot be written; the file of blocks is removed.
+    """
+    document = file.with_name(f"{record['key']}.json")
     try:
         write_document(document, record)
     except BaseException:
         if not document.exists():
             file.unlink(missing_ok=True)
         raise
-    return record
 
 
 def _spool(slabs: Iterable[Signal], dtype: str, spool: IO[bytes]) -> Gathered:
@@ -122,7 +131,8 @@ def _spool(slabs: Iterable[Signal], dtype: str, spool: IO[bytes]) -> Gathered:
     return known
 
 
-def _write_blocks(file: Path, pieces: Iterable[memoryview]) -> dict[str, Any]:
+def write_blocks(file: Path, pieces: Iterable[memoryview]) -> dict[str, Any]:
+    """Write the blocks of a recording, all or nothing; their size and hash."""
     digest = hashlib.sha256()
     n_bytes = 0
     with atomic_write(file) as opened:
@@ -141,10 +151,11 @@ def read_record(store: Path, key: str) -> dict[str, Any] | None:
     folder = Path(store) / "recordings"
     try:
         record = read_document(folder / f"{key}.json")
-        layout = Layout(
-            len(record["sensors"]["names"]), record["block"], record["dtype"], crc32c(key.encode())
-        )
-        n_blocks = -(-record["n_times"] // record["block"])
+        n_channels, block = len(record["sensors"]["names"]), record["block"]
+        layout = layout_of(key, n_channels=n_channels, block=block, dtype=record["dtype"])
+        n_blocks, rest = divmod(record["n_bytes"], layout.stride)
+        if rest or not n_blocks:
+            return None
         step = max(1, (1 << 22) // layout.stride)
         with open(folder / f"{key}.bin", "rb") as file:
             for first in range(0, n_blocks, step):
@@ -226,6 +237,8 @@ class Store:
         """
         i = range(len(self))[i]
         columns = self.columns
+        if columns.is_tokens[i]:
+            raise ValueError(f"{self.where}: holds tokens of {self.recording(i).id}, no samples.")
         n_times = columns.n_times[i]
         if not 0 <= start < stop <= n_times:
             entry = self.entries[i]
@@ -268,10 +281,27 @@ class Store:
         Raises:
             OSError: As `read`.
         """
-        name, layout = self._opened.get(i) or self._open(i)
-        stride, n = layout.stride, layout.n_samples
+        n = (self._opened.get(i) or self._open(i))[1].n_samples
         first = start // n
         count = (stop - 1) // n + 1 - first
+        low, at, total = start - first * n, 0, stop - start
+        for piece in self.read_blocks(i, first, count):
+            chosen = piece if channels is None else piece[channels]
+            length = min(n - low, total - at)
+            out[:, at : at + length] = chosen[:, low : low + length]
+            at += length
+            low = 0
+
+    def read_blocks(self, i: int, first: int, count: int) -> np.ndarray:
+        """Blocks of recording `i` as they are on disk, block x channel x time, checked.
+
+        Tokens are bytes: block x 1 x byte. The blocks must exist.
+
+        Raises:
+            OSError: As `read`.
+        """
+        name, layout = self._opened.get(i) or self._open(i)
+        stride = layout.stride
         try:
             raw = self.source.read_range(name, first * stride, count * stride)
         except (FileNotFoundError, PermissionError) as error:
@@ -284,16 +314,10 @@ class Store:
             self._check_size(i, name, layout)
             entry = self.entries[i]
             raise OSError(
-                f"{self.where}/{name}: {entry.recording.id} is damaged in block {wrong} (second "
-                f"{wrong * n / entry.sfreq:.3f}): its checksum does not match. {self._remedy(i)}"
+                f"{self.where}/{name}: {entry.recording.id} is damaged in block {wrong} "
+                f"({entry.place(wrong)}): its checksum does not match. {self._remedy(i)}"
             )
-        low, at, total = start - first * n, 0, stop - start
-        for piece in layout.view(raw, count):
-            chosen = piece if channels is None else piece[channels]
-            length = min(n - low, total - at)
-            out[:, at : at + length] = chosen[:, low : low + length]
-            at += length
-            low = 0
+        return layout.view(raw, count)
 
     def prefetch(
         self, recordings: Sequence[int], starts: Sequence[int], stops: Sequence[int]
@@ -328,13 +352,8 @@ class Store:
 
     def _open(self, i: int) -> tuple[str, Layout]:
         """Name and layout of a recording's file, whose size must be what the index says."""
-        key = self._index.pools["key"][i]
-        columns = self.columns
-        dtype = "int16" if columns.is_int16[i] else "float32"
-        layout = Layout(
-            int(columns.n_channels[i]), self._index.block(i), dtype, crc32c(key.encode())
-        )
-        name = f"recordings/{key}.bin"
+        layout = self._index.layout(i)
+        name = f"recordings/{self._index.pools['key'][i]}.bin"
         # Asking a server costs as much as reading: there, the checksums must do.
         if not isinstance(self.source, RemoteFiles):
             self._check_size(i, name, layout)
@@ -350,11 +369,10 @@ class Store:
             raise self._unreadable(i, error) from None
         entry = self.entries[i]
         if size != entry.n_bytes:
-            seconds = min(size // layout.stride * entry.block / entry.sfreq, entry.duration)
             raise OSError(
                 f"{self.where}/{name}: {entry.recording.id} has {size} bytes, the index says "
-                f"{entry.n_bytes}: truncated or overwritten after second {seconds:.3f}. "
-                f"{self._remedy(i)}"
+                f"{entry.n_bytes}: truncated or overwritten after "
+                f"{entry.place(size // layout.stride)}. {self._remedy(i)}"
             )
 
     def _unreadable(self, i: int, error: OSError) -> OSError:
@@ -366,7 +384,8 @@ class Store:
         return OSError(f"{file}: missing. {self._remedy(i)}")
 
     def _remedy(self, i: int) -> str:
+        command = "tokenize" if self.columns.is_tokens[i] else "prepare"
         return (
-            f"Rerun `neurofm prepare {self._index.recording(i).dataset}` with the same options and "
-            "--rehash: it remakes this recording and leaves the others."
+            f"Rerun `neurofm {command} {self._index.recording(i).dataset}` with the same options "
+            "and --rehash: it remakes this recording and leaves the others."
         )
