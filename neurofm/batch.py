@@ -76,6 +76,8 @@ class Batch(_Movable):
         unit: "physical" or "z".
         tokens: The window's tokens when they were computed beforehand by the model's own frozen
             tokenizer; models then skip tokenizing.
+        names: Of the channels, when all windows share them in this order; else None.
+        band: Hz, what filters left of the signal, when it is known and the same for all windows.
     """
 
     x: Float[Tensor, "batch channel time"]
@@ -91,6 +93,8 @@ class Batch(_Movable):
     y: Tensor | None = None
     unit: str = "physical"
     tokens: Tokens | None = None
+    names: tuple[str, ...] | None = None
+    band: tuple[float, float] | None = None
 
     def __len__(self) -> int:
         return self.x.shape[0]

@@ -13,9 +13,10 @@ import neurofm
 
 PACKAGE = Path(neurofm.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-LEVELS: dict[str, int] = {
+LEVELS: dict[str, float] = {
     **dict.fromkeys(("shapes", "units"), 0),
     **dict.fromkeys(("types", "batch", "cards", "compat"), 1),
+    "contract": 1.5,
     **dict.fromkeys(("nn", "io", "linear", "metrics", "stats"), 2),
     **dict.fromkeys(("data", "tokenizers"), 3),
     **dict.fromkeys(("models", "readouts"), 4),

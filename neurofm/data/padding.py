@@ -32,9 +32,25 @@ class SensorTables:
         self._stores, self._table = stores, table
         self._packed: dict[int, Tensor] = {}
         self._fields: dict[int, dict[str, Tensor]] = {}
+        self._names: dict[int, tuple[str, ...]] = {}
+        self._same: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_packed": {}, "_fields": {}}
+        return self.__dict__ | {"_packed": {}, "_fields": {}, "_names": {}, "_same": {}}
+
+    def names(self, recording: np.ndarray) -> tuple[str, ...] | None:
+        """Names of the channels if these recordings share them in one order, else None."""
+        found = [self._names_of(number) for number in set(self._table.sensors[recording].tolist())]
+        return found[0] if all(names is found[0] for names in found) else None
+
+    def _names_of(self, number: int) -> tuple[str, ...]:
+        """Names of a set; equal ones are one object."""
+        names = self._names.get(number)
+        if names is None:
+            store, place = self._table.sensor_set[number].tolist()
+            names = self._stores[store].sensor_sets[place].names
+            names = self._names[number] = self._same.setdefault(names, names)
+        return names
 
     def _pack(self, number: int) -> Tensor:
         """`channel 8` of a set: kind, position, orientation, whether the position is known."""
@@ -128,6 +144,8 @@ def collate(batches: Sequence[Batch]) -> Batch:
         recording=torch.cat([batch.recording for batch in batches]),
         y=None if first.y is None else torch.cat([b.y for b in batches if b.y is not None]),
         unit=first.unit,
+        names=first.names if all(batch.names == first.names for batch in batches) else None,
+        band=first.band if all(batch.band == first.band for batch in batches) else None,
     )
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neurofm.batch import Batch
+from neurofm.data.bands import band_of
 from neurofm.data.cuts import Cut
 from neurofm.data.padding import SensorTables
 from neurofm.data.table import RecordingTable
@@ -88,6 +89,7 @@ class Windows(Dataset[Batch]):
         self._recording, self._start, self._y = cut.windows(self.table, wanted)
         self._sensors = SensorTables(self.stores, self.table)
         self._scales: dict[int, Tensor | None] = {}
+        self._bands: dict[int, tuple[float, float] | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "rows"} | {"_scales": {}}
@@ -236,7 +238,23 @@ class Windows(Dataset[Batch]):
             position=geometry["position"],
             orientation=geometry["orientation"],
             has_position=geometry["has_position"],
+            names=self._sensors.names(recording),
+            band=self.band(recording),
         )
+
+    def band(self, recording: Sequence[int] | np.ndarray) -> tuple[float, float] | None:
+        """Hz, what filters left of the signal of these recordings; None if unknown or various."""
+        found = {self._band(number) for number in np.unique(recording).tolist()}
+        return found.pop() if len(found) == 1 else None
+
+    def _band(self, recording: int) -> tuple[float, float] | None:
+        try:
+            return self._bands[recording]
+        except KeyError:
+            store = self.stores[self.table.store[recording]]
+            history = store.history(int(self.table.place[recording]))
+            band = band_of(history, sfreq=float(self.table.sfreq[recording]))
+            return self._bands.setdefault(recording, band)
 
     def _fill(self, x: Tensor, recording: np.ndarray, start: np.ndarray) -> None:
         """Read windows into `x`, batch channel time."""

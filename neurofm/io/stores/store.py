@@ -13,6 +13,7 @@ Axes: channel = sensor of any kind, time = sample. Amplitudes in working units.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -345,6 +346,11 @@ class Store:
     def recording(self, i: int) -> Recording:
         """Entities of recording `i`, without making its entry."""
         return self._index.recording(i)
+
+    def history(self, i: int) -> tuple[str, ...]:
+        """Processing steps of recording `i`, oldest first, without making its entry."""
+        text = self._index.pools["text"][int(self._index.arrays["history"][i])]
+        return tuple(json.loads(text))
 
     def document_stamp(self, i: int) -> tuple[int, int]:
         """Size and checksum of recording `i`'s document when the store was sealed."""
