@@ -5,6 +5,7 @@ from neurofm.models.brainomni import BrainOmni
 from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
 from neurofm.models.meg_gpt import MegGPT
 from neurofm.models.mirepnet import MIRepNet
+from neurofm.models.patch_transformer import PatchTransformer
 from neurofm.models.tfm import TFMEncoder
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "DuInHead",
     "MegGPT",
     "MIRepNet",
+    "PatchTransformer",
     "TFMEncoder",
     "for_new_subjects",
 ]

@@ -6,6 +6,7 @@ from neurofm.tokenizers.du_in_encoder import DuInEncoder
 from neurofm.tokenizers.ephys_tokenizer import EphysTokenizer
 from neurofm.tokenizers.ephys_vocabulary import read_vocabulary
 from neurofm.tokenizers.mirepnet import MIRepNetTokenizer
+from neurofm.tokenizers.patch import PatchTokenizer
 from neurofm.tokenizers.tfm import TFMTokenizer
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "DuInTokenizer",
     "EphysTokenizer",
     "MIRepNetTokenizer",
+    "PatchTokenizer",
     "TFMTokenizer",
     "read_vocabulary",
 ]
