@@ -1,6 +1,8 @@
 """Layers with no knowledge of brains."""
 
 from neurofm.nn.conv import SEANetDecoder, SEANetEncoder
+from neurofm.nn.cosine_quantizer import CosineQuantizer
+from neurofm.nn.fsq import FSQ
 from neurofm.nn.positions import Rotary
 from neurofm.nn.quantize import (
     Quantized,
@@ -17,6 +19,8 @@ __all__ = [
     "SEANetEncoder",
     "SEANetDecoder",
     "Rotary",
+    "CosineQuantizer",
+    "FSQ",
     "ResidualVQ",
     "VectorQuantizer",
     "Quantized",

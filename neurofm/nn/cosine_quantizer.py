@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neurofm.cards import configured
 from neurofm.nn.processes import all_reduce, broadcast
 from neurofm.nn.quantize import Quantized, nearest, straight_through
 from neurofm.shapes import Float, Int
@@ -25,6 +26,7 @@ from neurofm.shapes import Float, Int
 KMEANS_ITERATIONS = 10
 
 
+@configured
 class CosineQuantizer(nn.Module):
     """One codebook of unit vectors between two learned maps.
 
@@ -55,6 +57,7 @@ class CosineQuantizer(nn.Module):
         count_in_eval: bool = True,
     ) -> None:
         super().__init__()
+        self.n_codes, self.n_levels = n_codes, 1
         self.beta = beta
         self.decay = decay
         self.count_in_eval = count_in_eval

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neurofm.cards import configured
 from neurofm.nn.processes import all_reduce, broadcast
 from neurofm.shapes import Float, Int
 
@@ -231,6 +232,7 @@ class VectorQuantizer(nn.Module):
         self.codebook_sum.copy_(restarted)
 
 
+@configured
 class ResidualVQ(nn.Module):
     """Levels of `VectorQuantizer`, each on what the previous ones left over.
 
@@ -252,6 +254,7 @@ class ResidualVQ(nn.Module):
         restart_below: float = 0.0,
     ) -> None:
         super().__init__()
+        self.n_codes, self.n_levels = codebook_size, num_quantizers
         self.levels = nn.ModuleList(
             VectorQuantizer(
                 dim,

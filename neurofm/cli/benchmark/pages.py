@@ -1,0 +1,2 @@
+def write_results(suite, records, out):
+    return []

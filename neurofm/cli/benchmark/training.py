@@ -1,0 +1,163 @@
+"""Pretraining of a suite's models: recipes, with the people of the other group put in.
+
+The weights of every stage are kept under a hash of what they came from, so that a run that was
+killed goes on with them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import lightning
+import torch
+
+from neurofm import cards
+from neurofm.data import BrainData
+from neurofm.evaluate.records import write_text
+from neurofm.evaluate.suites import CODE_VERSION, digest
+from neurofm.io import save_model
+from neurofm.tasks import Task
+
+WEIGHTS = "weights.safetensors"
+
+
+def quiet() -> None:
+    """Silence what nobody can act on: there are hundreds of short trainings."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+
+
+def fit(task: Task, trainer: Mapping[str, Any], data: BrainData | Iterable[Any]) -> dict[str, Any]:
+    """Train a task without logs and checkpoints.
+
+    Returns:
+        "cpu_s" of this process, and the last logged numbers.
+    """
+    quiet()
+    began = time.process_time()
+    made = lightning.Trainer(
+        **trainer,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    if isinstance(data, BrainData):
+        made.fit(task, datamodule=data)
+    else:
+        made.fit(task, train_dataloaders=data)
+    numbers = {
+        name.removesuffix("_epoch"): round(float(value), 5)
+        for name, value in made.callback_metrics.items()
+        if not name.endswith("_step")
+    }
+    return {"cpu_s": round(time.process_time() - began, 2), "metrics": numbers}
+
+
+def stage_recipes(
+    method: Mapping[str, Any], *, dataset: str, people: Sequence[str], seed: int
+) -> list[tuple[str, dict[str, Any]]]:
+    """The recipes of a method's stages by name, changed as its card says.
+
+    Args:
+        dataset: The one that is decoded; of it only `people` are used, of others everybody.
+    """
+    found = []
+    for stage in method["stages"]:
+        recipe = cards.read("recipes", stage["recipe"])
+        recipe = {key: recipe[key] for key in ("trainer", "model", "data")}
+        recipe["trainer"] = recipe["trainer"] | stage.get("trainer", {})
+        recipe["trainer"].pop("limit_val_batches", None)
+        recipe["model"]["init_args"] |= stage.get("task", {})
+        data = recipe["data"]["init_args"]
+        data |= {"preprocess": method["data"]["preprocess"]} | stage.get("data", {})
+        data |= {"split_by": "subject", "validate": [], "test": [], "seed": seed}
+        one = data["datasets"] == [dataset]
+        data["subjects"] = list(people) if one else {dataset: list(people)}
+        found.append((stage["recipe"], recipe))
+    return found
+
+
+def stage_data(recipe: Mapping[str, Any]) -> BrainData:
+    """The data module of a stage."""
+    return BrainData(**recipe["data"]["init_args"])
+
+
+def pretrain(
+    stages: Sequence[tuple[str, dict[str, Any]]], work: Path, *, seed: int
+) -> tuple[Path, dict[str, Any]]:
+    """Weights after the last stage, trained now or found.
+
+    Returns:
+        The file, and what all stages cost: "cpu_s", and "stages" with their last numbers.
+    """
+    made: dict[str, Path] = {}
+    costs: list[dict[str, Any]] = []
+    chain = ""
+    for name, recipe in stages:
+        chain = digest([CODE_VERSION, chain, recipe, seed])
+        folder = work / "weights" / f"{name}-{chain}"
+        if not (folder / "cost.json").is_file():
+            lightning.seed_everything(seed, verbose=False)
+            task = cast(Task, cards.build(_with_weights(recipe["model"], made)))
+            cost = fit(task, recipe["trainer"], stage_data(recipe))
+            part = getattr(task, "tokenizer", None) or cast(Any, task).model
+            save_model(part, folder / WEIGHTS)
+            write_text(folder / "cost.json", json.dumps({"stage": name} | cost))
+        made[name] = folder / WEIGHTS
+        costs.append(json.loads((folder / "cost.json").read_text(encoding="utf-8")))
+    total = round(sum(cost["cpu_s"] for cost in costs), 2)
+    return made[stages[-1][0]], {"cpu_s": total, "stages": costs}
+
+
+def _with_weights(spec: Any, made: Mapping[str, Path]) -> Any:
+    """The spec with `runs/RECIPE` replaced by the weights that this recipe gave.
+
+    Raises:
+        ValueError: It starts from a recipe that is no earlier stage.
+    """
+    if isinstance(spec, dict):
+        return {key: _with_weights(value, made) for key, value in spec.items()}
+    if isinstance(spec, list):
+        return [_with_weights(value, made) for value in spec]
+    if isinstance(spec, str) and spec.startswith("runs/"):
+        name = spec.removeprefix("runs/")
+        if name not in made:
+            raise ValueError(f"a stage starts from {spec}, but {name} is no earlier stage.")
+        return str(made[name])
+    return spec
+
+
+class Shuffled:
+    """Batches of windows held in memory, in a new order every time; no batch of a single window.
+
+    Args:
+        batch: All windows, with their targets and, for a frozen tokenizer, their tokens.
+        seed: Of the orders.
+    """
+
+    def __init__(self, batch: Any, batch_size: int, *, seed: int) -> None:
+        self.batch, self.seed = batch, seed
+        n = len(batch)
+        self.parts = max(1, round(n / batch_size))
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return self.parts
+
+    def __iter__(self) -> Any:
+        self._epoch += 1
+        generator = torch.Generator().manual_seed(1000 * self.seed + self._epoch)
+        order = torch.randperm(len(self.batch), generator=generator)
+        for index in order.tensor_split(self.parts):
+            yield self.batch._map(lambda tensor, index=index: tensor[index])
