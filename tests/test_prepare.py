@@ -145,7 +145,7 @@ def test_a_rerun_reads_no_file_that_it_knows_unless_told_to(toy, tmp_path, monke
         return file_hash(path)
 
     monkeypatch.setattr(sys.modules["neurofm.data.preparing.journal"], "file_hash", counted)
-    monkeypatch.setattr(sys.modules["neurofm.data.preparing.prepare"], "open_executor", None)
+    monkeypatch.setattr(sys.modules["neurofm.data.preparing.running"], "open_executor", None)
     run(toy, tmp_path / "store")
     assert read == []
     monkeypatch.undo()
@@ -395,7 +395,7 @@ def test_a_full_disk_loses_nothing_and_the_next_run_continues(toy, tmp_path, mon
     disk = FullDisk(120_000)
     with monkeypatch.context() as patch:
         patch.setattr("neurofm.io.stores.files.open", disk, raising=False)
-        patch.setattr(sys.modules["neurofm.data.preparing.prepare"], "seal", _with_room(disk))
+        patch.setattr(sys.modules["neurofm.data.preparing.running"], "seal", _with_room(disk))
         with pytest.raises(OSError, match="after 1 of 3 recordings") as caught:
             run(toy, tmp_path / "store")
     assert caught.value.errno == errno.ENOSPC

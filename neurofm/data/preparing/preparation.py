@@ -47,6 +47,7 @@ class Prepared:
         coarse: Channels whose int16 step exceeds a tenth of their amplitude.
         notes: Warnings of the reader and the steps: what they are about, and their text.
         hashed: Its source files.
+        tokens: How many were made, of a run that makes tokens.
     """
 
     finished: Finished
@@ -54,6 +55,7 @@ class Prepared:
     coarse: tuple[str, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     hashed: tuple[Hashed, ...] = ()
+    tokens: int = 0
 
     @property
     def key(self) -> str:
@@ -149,7 +151,7 @@ def prepare_recording(
     key = parts.key(recording)
     record = read_record(store, key)
     if record is not None:
-        return _prepared(store, record, made=False, hashed=hashed)
+        return prepared(store, record, made=False, hashed=hashed)
     provenance = parts.provenance(source_name(recording, corpus.root))
     mark = _Mark()
     with warnings.catch_warnings(record=True) as caught, refusing() if strict else nullcontext():
@@ -164,7 +166,7 @@ def prepare_recording(
             fingerprint=mark,
         )
     notes = tuple(_note(item.message, recording) for item in caught)
-    return _prepared(store, record, made=True, hashed=hashed, notes=notes)
+    return prepared(store, record, made=True, hashed=hashed, notes=notes)
 
 
 class _Mark:
@@ -228,7 +230,13 @@ def _whole_or_slabs(slabs: Iterator[Signal]) -> Signal | Iterator[Signal]:
     return every()
 
 
-def _prepared(store: Path, record: dict[str, Any], *, made: bool, **more: Any) -> Prepared:
+def prepared(store: Path, record: dict[str, Any], *, made: bool, **more: Any) -> Prepared:
+    """What became of a recording that the store now has.
+
+    Args:
+        record: From `write_recording` or `read_record`.
+        more: Further fields.
+    """
     key, coarse = record["key"], tuple(record["coarse"])
     seconds = record["n_times"] / record["sfreq"]
     finished = Finished(key, stamps_of_recording(store, key), seconds, len(coarse))

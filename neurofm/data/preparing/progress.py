@@ -1,4 +1,4 @@
-"""How far preparing is: a bar on a terminal, a line now and then in a log file."""
+"""How far preparing or tokenizing is: a bar on a terminal, a line now and then in a log file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ class Shown:
         total: Recordings.
         show: Called with the words after every recording.
         say: Called with a line that must be seen.
+        command: What is done, "prepare" or "tokenize".
     """
 
-    def __init__(self, total: int, show: Callable[[str], None], say: Callable[[str], None]) -> None:
-        self.total, self.say = total, say
+    def __init__(
+        self,
+        total: int,
+        show: Callable[[str], None],
+        say: Callable[[str], None],
+        command: str = "prepare",
+    ) -> None:
+        self.total, self.say, self.command = total, say, command
         self._show = show
-        self.finished = self.made = self.failed = self.workers = 0
+        self.finished = self.made = self.failed = self.workers = self.tokens = 0
         self.seconds = 0.0
         self._start = time.monotonic()
 
@@ -33,26 +40,30 @@ class Shown:
         self.workers = workers
         self._start = time.monotonic()
 
-    def advance(self, seconds: float | None, *, made: bool) -> None:
+    def advance(self, seconds: float | None, *, made: bool, tokens: int = 0) -> None:
         """One recording more.
 
         Args:
             seconds: Its length; None if it failed.
             made: False if the store had it.
+            tokens: How many were made of it.
         """
         self.finished += 1
         self.failed += seconds is None
         if made and seconds is not None:
             self.made += 1
             self.seconds += seconds
+            self.tokens += tokens
         self._show(self.words())
 
     def words(self) -> str:
         """Rate, workers, failures."""
         elapsed = max(time.monotonic() - self._start, 1e-9)
-        words = ["already prepared"]
+        words = [f"already {self.command}d"]
         if self.made:
             words = [f"{self.seconds / 3600 / elapsed:.3f} h of signal per s"]
+        if self.tokens:
+            words.append(f"{self.tokens / elapsed:,.0f} tokens per s")
         if self.workers > 1:
             words.append(f"{self.workers} workers")
         if self.failed:
@@ -69,19 +80,25 @@ class Shown:
 
 @contextmanager
 def shown(
-    name: str, total: int, progress: bool, *, console: Console | None = None
+    name: str,
+    total: int,
+    progress: bool,
+    *,
+    command: str = "prepare",
+    console: Console | None = None,
 ) -> Iterator[Shown]:
     """Show progress while the context lasts.
 
     Args:
-        name: What is prepared.
+        name: What is prepared or tokenized.
         total: Recordings.
         progress: False shows nothing.
+        command: What is done, "prepare" or "tokenize".
         console: Standard error if not given.
     """
     console = Console(stderr=True) if console is None else console
     if not progress:
-        yield Shown(total, lambda words: None, lambda line: None)
+        yield Shown(total, lambda words: None, lambda line: None, command)
         return
 
     def say(line: str) -> None:
@@ -95,15 +112,15 @@ def shown(
             if time.monotonic() - last >= _EVERY_S:
                 last = time.monotonic()
                 counts = f"{counter.finished} of {total} recordings"
-                say(f"prepare {name}: {counts}, {words}, {counter.left()}")
+                say(f"{command} {name}: {counts}, {words}, {counter.left()}")
 
-        counter = Shown(total, now_and_then, say)
+        counter = Shown(total, now_and_then, say, command)
         yield counter
         if counter.made or counter.failed:
-            say(f"prepare {name}: {counter.finished} of {total} recordings, {counter.words()}")
+            say(f"{command} {name}: {counter.finished} of {total} recordings, {counter.words()}")
         return
     columns = (
-        TextColumn(f"prepare {name}"),
+        TextColumn(f"{command} {name}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[words]}"),
@@ -111,4 +128,5 @@ def shown(
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(name, total=total, words="")
-        yield Shown(total, lambda words: bar.update(task, advance=1, words=words), say)
+        show = lambda words: bar.update(task, advance=1, words=words)  # noqa: E731
+        yield Shown(total, show, say, command)
