@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from neurofm.batch import Batch
 from neurofm.cards import configured
+from neurofm.nn.processes import batch_mean
 from neurofm.shapes import Bool, Float, Int
 
 
@@ -55,11 +56,12 @@ def masked_code_losses(
 ) -> dict[str, Tensor]:
     """Mean cross-entropy and accuracies over hidden tokens; zeros if nothing is hidden."""
     scores, labels = logits[hidden].float(), codes[hidden]
-    n = max(labels.numel(), 1)
+    n = labels.numel()
     correct = scores.argmax(-1) == labels
+    entropy = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="sum")
     results = {
-        "loss": F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="sum") / n,
-        "accuracy": correct.sum() / n,
+        "loss": batch_mean(entropy / max(n, 1), n),
+        "accuracy": correct.sum() / max(n, 1),
     }
     for level, right in enumerate(correct.unbind(-1)):
         results[f"accuracy_{level}"] = right.sum() / max(len(right), 1)
@@ -149,7 +151,8 @@ def next_code_losses(
     """Mean cross-entropy where `mask` is True, and how often the code is among the likeliest."""
     scores, labels = logits[mask].float(), codes[mask]
     n = max(labels.numel(), 1)
-    loss = F.cross_entropy(scores, labels, reduction="sum", label_smoothing=label_smoothing) / n
+    entropy = F.cross_entropy(scores, labels, reduction="sum", label_smoothing=label_smoothing)
+    loss = batch_mean(entropy / n, labels.numel())
     most = min(max(top_k, default=1), scores.shape[-1])
     right = scores.topk(most, -1).indices == labels.unsqueeze(-1)
     return {"loss": loss} | {f"top_{k}": right[:, :k].any(-1).sum() / n for k in top_k}

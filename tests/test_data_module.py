@@ -129,7 +129,24 @@ def test_an_incomplete_last_batch_is_left_out_unless_it_is_the_only_one(data, n,
 
 def test_every_process_keeps_a_batch_although_its_share_is_small(data, monkeypatch):
     in_processes(monkeypatch, 1, 2)
-    assert [len(batch) for batch in loader(data, n=8, drop_last=True)] == [4]
+    assert [len(batch) for batch in loader(data, n=5, drop_last=True)] == [3]
+
+
+def test_a_batch_that_does_not_divide_by_the_processes_is_refused(data, monkeypatch):
+    in_processes(monkeypatch, 1, 4)
+    with pytest.raises(ValueError, match=r"batch_size 6 .* no multiple of their number, 4. Use 4"):
+        len(loader(data))
+
+
+def test_a_place_in_an_epoch_is_the_same_for_another_number_of_processes(data, monkeypatch):
+    alone = keys(loader(data))
+    in_processes(monkeypatch, 1, 2)
+    begun = loader(data)
+    next(iter(begun))
+    in_processes(monkeypatch, 0, 1)
+    rest = loader(data)
+    rest.load_state_dict(begun.state_dict())
+    assert keys(rest) == alone[1:]
 
 
 def test_workers_give_the_same_batches(data):

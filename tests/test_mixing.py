@@ -117,33 +117,37 @@ def test_a_corpus_of_weight_zero_is_left_out_and_a_missing_one_is_named():
     st.booleans(),
 )
 def test_a_plan_gives_every_window_to_one_process_and_mixes_no_buckets(
-    bucket, batch_size, world, drop_last, shuffled
+    bucket, each, world, drop_last, shuffled
 ):
-    codes = np.array(bucket)
+    codes, batch_size = np.array(bucket), each * world
     drawn = np.random.default_rng(1).permutation(len(codes))
-    plans = [
+    alone, *plans = [
         plan_batches(
             drawn,
             codes[drawn],
             batch_size=batch_size,
             drop_last=drop_last,
             rank=rank,
-            world=world,
+            world=processes,
             shuffle=np.random.default_rng(2) if shuffled else None,
         )
-        for rank in range(world)
+        for rank, processes in [(0, 1), *((rank, world) for rank in range(world))]
     ]
     times = Counter(int(i) for plan in plans for i in plan.order)
-    for steps in zip(*plans, strict=True):  # equally many batches
-        assert len({len(batch) for batch in steps}) == 1 and 1 <= len(steps[0]) <= batch_size
-        assert len({int(codes[i]) for batch in steps for i in batch}) == 1
+    for whole, *parts in zip(alone, *plans, strict=True):
+        assert len({len(part) for part in parts}) == 1 and 1 <= len(parts[0]) <= each
+        together = [int(i) for part in parts for i in part]
+        # The windows of a step, in their order, are those of one process.
+        assert together == np.resize(whole, len(together)).tolist()
+        assert len({int(codes[i]) for i in together}) == 1
     assert sum(times.values()) - len(times) == plans[0].padding
     if not drop_last:
         assert len(times) == len(codes)
     for value, held in Counter(bucket).items():
         kept = sum(codes[i] == value for i in times)
-        whole = held // (world * batch_size) * world * batch_size
-        assert max(whole, 1) <= kept <= held  # the only batch of a bucket is never left out
+        assert (
+            max(held // batch_size * batch_size, 1) <= kept <= held
+        )  # the only batch of a bucket is never left out
 
 
 def test_batches_of_several_buckets_are_interleaved():
@@ -196,7 +200,7 @@ def loader(windows: Windows, **changes: Any) -> BatchLoader:
         weights={"eeg": 0.5, "meg": 0.3, "fast": 0.2},
         seed=3,
     )
-    options = {"batch_size": 4, "shuffle": True, "seed": 3, "mixing": mixing} | changes
+    options = {"batch_size": 6, "shuffle": True, "seed": 3, "mixing": mixing} | changes
     return BatchLoader(windows, range(len(windows)), **options)
 
 
@@ -259,7 +263,8 @@ def test_resuming_at_every_position_repeats_and_skips_nothing(windows, bucket, r
 
 @pytest.mark.parametrize("bucket", ["rate", "sensors"])
 def test_processes_together_draw_what_one_would(windows, bucket, monkeypatch):
-    alone = Counter(key for batch in keys(loader(windows, bucket=bucket)) for key in batch)
+    whole = keys(loader(windows, bucket=bucket))
+    alone = Counter(key for batch in whole for key in batch)
     parts, rates, padding = [], [], 0
     for rank in range(3):
         in_processes(monkeypatch, rank, 3)
@@ -272,6 +277,8 @@ def test_processes_together_draw_what_one_would(windows, bucket, monkeypatch):
     assert rates[0] == rates[1] == rates[2]
     together = Counter(key for part in parts for batch in part for key in batch)
     assert set(together) == set(alone)
+    for one, *shares in zip(whole, *parts, strict=True):
+        assert [key for share in shares for key in share][: len(one)] == one
     assert sum(together.values()) - len(together) == padding < 3 * len(KINDS) * 2
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from neurofm.batch import Batch
 from neurofm.data.mixing import Mixing, Plan, plan_batches
 from neurofm.data.windows import Bucket, Windows
+from neurofm.nn.processes import place
 
 
 def _identity(batch: Any) -> Any:
@@ -20,12 +21,15 @@ def _identity(batch: Any) -> Any:
 
 
 class BatchLoader:
-    """Batches of windows in an order that depends on seed, epoch and number of processes alone.
+    """Batches of windows in an order that depends on seed and epoch alone.
+
+    With several processes each gives out its part of every batch: which windows form a step does
+    not depend on how many processes there are, and a run may go on with another number of them.
 
     Args:
         windows: Where batches come from.
         indices: Windows to draw.
-        batch_size: Windows in a batch, per process.
+        batch_size: Windows in a batch, over all processes; a multiple of their number.
         shuffle: A new order each epoch.
         seed: Of the order.
         drop_last: Leave out an incomplete last batch of a bucket, unless it is its only one.
@@ -75,7 +79,7 @@ class BatchLoader:
     def plan(self, epoch: int | None = None) -> Plan:
         """The batches of this process in an epoch, the current one if not given."""
         epoch = max(self.epoch, 0) if epoch is None else epoch
-        rank, world = _processes()
+        rank, world = place()
         if self._made is None or self._made[0] != (epoch, rank, world):
             drawn: np.ndarray = np.arange(len(self.indices), dtype=np.int32)
             if self.mixing is not None:
@@ -134,7 +138,6 @@ class BatchLoader:
             "seed": self.seed,
             "shuffle": self.shuffle,
             "drop_last": self.drop_last,
-            "processes": _processes()[1],
             "bucket": self.bucket,
             "mixture": None if self.mixing is None else dict(self.mixing.counts),
             "content": f"{content:08x}",
@@ -157,13 +160,13 @@ class BatchLoader:
             ValueError: In the middle of an epoch the remaining windows would be other ones.
         """
         resume = state["epoch"] >= 0 and not state["over"]
-        now, before = self._order(), state["order"]
-        if resume and before != now:
-            changed = [
-                f"{name} {before.get(name)} is now {value}"
-                for name, value in now.items()
-                if before.get(name) != value
-            ]
+        before = state["order"]
+        changed = [
+            f"{name} {before.get(name)} is now {value}"
+            for name, value in self._order().items()
+            if before.get(name) != value
+        ]
+        if resume and changed:
             raise ValueError(
                 f"This checkpoint was taken in the middle of an epoch and {', '.join(changed)}: "
                 "windows would be repeated or skipped. Resume with the same data, or start a new "
@@ -183,10 +186,3 @@ class _Rest:
 
     def __iter__(self) -> Iterator[list[int]]:
         return (self.plan[i].tolist() for i in range(self.first, len(self.plan)))
-
-
-def _processes() -> tuple[int, int]:
-    """Rank, and number of processes."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1

@@ -1,7 +1,8 @@
 """Which windows an epoch draws from several corpora, and how they are dealt to batches.
 
-Everything follows from seed, epoch and the number of processes: nothing is kept between epochs, so
-that a run resumes at any batch of any epoch, and every process works out the same plan by itself.
+Everything follows from seed and epoch: nothing is kept between epochs, so that a run resumes at any
+batch of any epoch, and every process works out the same plan by itself. The windows of a batch are
+the same for any number of processes; each takes a consecutive part of them.
 
 A corpus whose share of an epoch is smaller than the corpus goes round in one fixed random order and
 takes the next piece of it each epoch: no window comes twice in an epoch, and all have come once
@@ -146,7 +147,7 @@ class Plan:
         order: Windows, batch after batch.
         edges: Where each batch starts in `order`, and the end of the last.
         padding: Windows that come once more than drawn, over all processes, so that each has as
-            many.
+            many: fewer than there are processes, for each incomplete batch.
     """
 
     order: Int[np.ndarray, " drawn"]
@@ -172,20 +173,29 @@ def plan_batches(
     world: int = 1,
     shuffle: np.random.Generator | None = None,
 ) -> Plan:
-    """Deal windows to batches of one bucket each, and these to processes.
+    """Deal windows to batches of one bucket each, and the windows of each batch to processes.
 
-    All processes have equally many batches, and at the same place in the epoch batches of the same
-    bucket and size, so that none waits for another. Where a bucket does not divide by their number,
-    some of its windows come once more.
+    All processes have equally many batches, and at the same place in the epoch equal parts of the
+    same batch, so that none waits for another. An incomplete batch that does not divide by their
+    number is filled up with some of its own windows once more.
 
     Args:
         drawn: Windows of the epoch, in the order wanted.
         bucket: Of each of them.
-        batch_size: Windows in a batch of one process.
+        batch_size: Windows in a batch, over all processes.
         drop_last: Leave out the incomplete last batch of a bucket, unless it is its only one.
         shuffle: Puts the batches of several buckets into a random order; without, bucket comes
             after bucket in the order of their first windows.
+
+    Raises:
+        ValueError: The batch size does not divide by the number of processes.
     """
+    if batch_size % world:
+        raise ValueError(
+            f"plan_batches: batch_size {batch_size} counts the windows of a step over all "
+            f"processes and is no multiple of their number, {world}. Use "
+            f"{max(batch_size // world, 1) * world}."
+        )
     codes, first, counts = np.unique(bucket, return_index=True, return_counts=True)
     if len(codes) > 1:
         by_bucket = np.argsort(bucket, kind="stable")
@@ -196,13 +206,15 @@ def plan_batches(
     batches: list[np.ndarray] = []
     padding = 0
     for i in np.argsort(first, kind="stable").tolist():
-        each = -(-len(members[i]) // world)
-        mine = np.resize(members[i], each * world)[rank::world]
-        whole = each // batch_size * batch_size
-        kept = whole if drop_last and whole else each
-        if kept == each:
-            padding += each * world - len(members[i])
-        batches.extend(mine[low : low + batch_size] for low in range(0, kept, batch_size))
+        whole = len(members[i]) // batch_size * batch_size
+        kept = whole if drop_last and whole else len(members[i])
+        for low in range(0, kept, batch_size):
+            batch = members[i][low : min(low + batch_size, kept)]
+            each = -(-len(batch) // world)
+            padding += each * world - len(batch)
+            if world > 1:
+                batch = np.resize(batch, each * world)[rank * each : (rank + 1) * each]
+            batches.append(batch)
     if shuffle is not None and len(codes) > 1:
         batches = [batches[i] for i in shuffle.permutation(len(batches)).tolist()]
     edges = np.cumsum([0, *map(len, batches)])

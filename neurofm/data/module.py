@@ -60,7 +60,7 @@ class BrainData(lightning.LightningDataModule):
         epoch_windows: Windows in a training epoch; see `Mixing` for how many if not given.
         bucket: What the windows of a batch have in common: "rate", "size" (similar numbers of
             channels) or "sensors" (the same, so that nothing is padded).
-        batch_size: Windows in a batch.
+        batch_size: Windows in a step, over all processes.
         num_workers: Reader processes; reading is fast, 0 is often best.
         seed: Of the split (where fractions are given) and of the order of windows.
         dtype: "int16" (half the bytes) or "float32" in the store.

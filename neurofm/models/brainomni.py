@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from neurofm.batch import Batch, Embedding, Tokens
 from neurofm.cards import configured
-from neurofm.nn.draw import draw
+from neurofm.nn.draw import draw, draw_windows
 from neurofm.nn.transformer import CrissCrossBlock, initialize
 from neurofm.shapes import Bool, Float, Int
 from neurofm.tokenizers.brain_tokenizer import BrainTokenizer
@@ -191,8 +191,8 @@ class BrainOmni(nn.Module):
         shape, device = features.shape[:3], features.device
         features, hidden = self.hide(
             features,
-            draw(torch.rand, shape, generator, device),
-            draw(torch.rand, shape, generator, device),
+            draw_windows(torch.rand, shape, generator, device),
+            draw_windows(torch.rand, shape, generator, device),
             draw(_permutation, shape, generator, device),
         )
         return CodePrediction(

@@ -22,7 +22,7 @@ from neurofm.batch import Batch, BrainModel, Embedding, Tokens
 from neurofm.cards import build, configured, spec_of
 from neurofm.models.brainomni import CodePrediction
 from neurofm.nn.cosine_quantizer import CosineQuantizer
-from neurofm.nn.draw import draw
+from neurofm.nn.draw import draw_windows
 from neurofm.nn.transformer import initialize
 from neurofm.shapes import Bool, Float, Int
 from neurofm.tokenizers.du_in import DuInTokenizer, rename_du_in
@@ -128,7 +128,7 @@ class DuIn(nn.Module):
                 f"DuIn: {codes.shape[1]} codes for {tokens.shape[1]} tokens; the tokenizer's patch "
                 "differs from the model's."
             )
-        hidden = self.hide(draw(torch.rand, tokens.shape[:2], generator, tokens.device))
+        hidden = self.hide(draw_windows(torch.rand, tokens.shape[:2], generator, tokens.device))
         scores = self.logits(tokens, hidden)
         return CodePrediction(
             logits=scores.unsqueeze(2), codes=codes[..., :1], hidden=torch.ones_like(hidden)
@@ -346,7 +346,7 @@ def shift_windows(
     """
     n = x.shape[-1]
     most = int(fraction * n)
-    place = draw(torch.rand, (len(x), 1, 1), generator, x.device)
+    place = draw_windows(torch.rand, (len(x), 1, 1), generator, x.device)
     source = torch.arange(n, device=x.device) - (place * (2 * most + 1)).long() + most
     inside = (source >= 0) & (source < n)
     moved = x.gather(-1, source.clamp(0, n - 1).expand_as(x))

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from neurofm.batch import Batch, Embedding, Tokens
 from neurofm.cards import configured
-from neurofm.nn.draw import draw
+from neurofm.nn.draw import draw_windows
 from neurofm.shapes import Bool, Float
 from neurofm.tokenizers.mirepnet import MIRepNetTokenizer
 
@@ -186,7 +186,7 @@ class MIRepNet(nn.Module):
     ) -> Reconstruction:
         """Hide a random part of the tokens, give them back, and classify the windows."""
         tokens = self.tokenize(batch).values
-        noise = draw(torch.rand, tokens.shape[:2], generator, tokens.device)
+        noise = draw_windows(torch.rand, tokens.shape[:2], generator, tokens.device)
         return self.reconstruct(tokens, self.hide(noise))
 
     @staticmethod

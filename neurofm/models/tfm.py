@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from neurofm.batch import Batch, Embedding, Tokens
 from neurofm.cards import configured
 from neurofm.models.brainomni import CodePrediction
-from neurofm.nn.draw import draw
+from neurofm.nn.draw import draw_windows
 from neurofm.nn.linear_attention import LinearTransformer
 from neurofm.shapes import Bool, Float, Int
 from neurofm.tokenizers.tfm import TFMTokenizer, rename_blocks
@@ -207,7 +207,8 @@ class TFMEncoder(nn.Module):
             )
         tokens = self.tokenize(batch)
         codes, channel, frame, mask = _parts(tokens)
-        hidden = draw(torch.rand, codes.shape, generator, codes.device) < self.mask_ratio
+        noise = draw_windows(torch.rand, codes.shape, generator, codes.device)
+        hidden = noise < self.mask_ratio
         logits = self.hidden_logits(codes, channel, frame, mask, hidden).unsqueeze(2)
         codes = codes.unsqueeze(-1)
         return (

@@ -3,8 +3,8 @@
 An input is mapped to a short query of unit length and replaced by the nearest code, which is
 normalized and mapped back. Codes get no gradient: they move towards the mean of the queries
 assigned to them. The codebook starts from k-means of the first batch, in any mode. Distances and
-averages are computed in float32 under autocast; with torch.distributed, counts and sums are added
-over processes and the start is the first process's.
+averages are computed in float32 under autocast; with torch.distributed, the codebook is that of one
+process with the whole batch, see `neurofm.nn.quantize`.
 
 Source: Peng et al. 2022 (BEiT v2); Jiang et al. 2024 (LaBraM); as in Du-IN (arXiv 2405.11459).
 Axes: row = one query, code = entry of the codebook.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurofm.cards import configured
-from neurofm.nn.processes import all_reduce, broadcast
+from neurofm.nn.processes import all_reduce, count_rows, draw_numbers, take_rows
 from neurofm.nn.quantize import Quantized, nearest, straight_through
 from neurofm.shapes import Float, Int
 
@@ -96,7 +96,9 @@ class CosineQuantizer(nn.Module):
         if not self._ready:
             self._ready = True
             if not bool(self.initialized):
-                self.start(rows, _draw(len(rows), len(self.codebook), generator).to(rows.device))
+                _, total = count_rows(rows)
+                cpu = torch.device("cpu")
+                self.start(rows, draw_numbers(total, len(self.codebook), generator, cpu))
         codes = nearest(rows, self.codebook).unflatten(0, z.shape[:-1])
         code = F.embedding(codes, self.codebook)
         loss = self.beta * F.mse_loss(z, code)
@@ -114,16 +116,17 @@ class CosineQuantizer(nn.Module):
         """Set the codebook by k-means: nearest by direction, centres scaled to unit length.
 
         Args:
-            first: Rows that are the first centres. An empty cluster keeps its centre.
+            first: Rows that are the first centres, numbered over all processes. An empty cluster
+                keeps its centre.
         """
-        centres = rows[first]
+        centres = take_rows(rows, first, before=count_rows(rows)[0])
         for _ in range(KMEANS_ITERATIONS):
             found = (rows @ centres.t()).argmax(1)
             count = rows.new_zeros(len(centres)).index_add_(0, found, rows.new_ones(len(rows)))
             total = torch.zeros_like(centres).index_add_(0, found, rows)
+            all_reduce(count, total)
             moved = F.normalize(total / count.clamp(min=1).unsqueeze(1), dim=-1)
             centres = torch.where((count > 0).unsqueeze(1), moved, centres)
-        broadcast(centres)
         self.codebook.copy_(centres)
         self.initialized.fill_(1)
 
@@ -139,11 +142,3 @@ class CosineQuantizer(nn.Module):
         target = torch.where((count > 0).unsqueeze(1), mean, self.codebook)
         moved = self.decay * self.codebook + (1 - self.decay) * target
         self.codebook.copy_(F.normalize(moved, dim=-1))
-
-
-def _draw(rows: int, n: int, generator: torch.Generator | None) -> Tensor:
-    """Numbers of `n` rows, distinct if there are enough."""
-    device = "cpu" if generator is None else generator.device
-    if rows >= n:
-        return torch.randperm(rows, generator=generator, device=device)[:n]
-    return torch.randint(rows, (n,), generator=generator, device=device)

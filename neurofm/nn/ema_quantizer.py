@@ -1,7 +1,7 @@
 """One codebook that follows its vectors from random initial codes.
 
-Distances and averages are computed in float32 under autocast; with torch.distributed, counts and
-sums are added over processes.
+Distances and averages are computed in float32 under autocast; with torch.distributed, the codebook
+is that of one process with the whole batch, see `neurofm.nn.quantize`.
 
 Source: van den Oord et al. 2017 (appendix A.1), as in TFM-Tokenizer (arXiv 2502.16060).
 Axes: row = one vector to quantize, code = entry of the codebook.
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neurofm.nn.processes import all_reduce, broadcast
+from neurofm.nn.processes import all_reduce, draw_rows
 from neurofm.nn.quantize import kmeans, nearest
 from neurofm.shapes import Float, Int
 
@@ -97,7 +97,6 @@ class EMAQuantizer(nn.Module):
     def _begin(self, rows: Tensor, generator: torch.Generator | None) -> None:
         self._ready = True
         centres, count = kmeans(rows, len(self.codebook), generator=generator)
-        broadcast(centres, count)
         self.codebook.copy_(centres)
         self.codebook_sum.copy_(centres * count.unsqueeze(1))
         self.count.copy_(count)
@@ -115,11 +114,7 @@ class EMAQuantizer(nn.Module):
         self.codebook.copy_(self.codebook_sum / smoothed.unsqueeze(1))
 
     def _restart(self, rows: Tensor, generator: torch.Generator | None) -> None:
-        place = rows.device if generator is None else generator.device
-        shape = (len(self.count),)
-        chosen = torch.randint(len(rows), shape, generator=generator, device=place)
-        fresh = rows[chosen.to(rows.device)]
-        broadcast(fresh)
+        fresh = draw_rows(rows, len(self.count), generator)
         dead = self.count < self.restart_below
         self.count.masked_fill_(dead, self.restart_below)
         self.codebook_sum.copy_(

@@ -3,7 +3,8 @@
 Each level quantizes what the previous levels left over, so a token is a short tuple of codes,
 coarse first. Codebooks follow their assigned vectors by an exponential moving average and start
 from k-means of the first batch. Distances and averages are computed in float32 under autocast; with
-torch.distributed, counts and sums are added over processes and the start is the first process's.
+torch.distributed, counts and sums are added over processes, and the start and the vectors that dead
+codes move to are drawn from all of them: the codebook is that of one process with the whole batch.
 
 Source: van den Oord et al. 2017 (vector quantization); Zeghidour et al. 2021 (residual levels);
 Fifty et al. 2024 (rotation trick).
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurofm.cards import configured
-from neurofm.nn.processes import all_reduce, broadcast
+from neurofm.nn.processes import all_reduce, broadcast, draw_numbers, draw_rows
 from neurofm.shapes import Float, Int
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def kmeans(
     sample: int = 4096,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "code dim"], Float[Tensor, " code"]]:
-    """Lloyd's algorithm on a random sample of the rows.
+    """Lloyd's algorithm on a random sample of the rows, of all processes in a distributed run.
 
     Args:
         sample: Rows to draw; with replacement if there are fewer.
@@ -89,8 +90,8 @@ def kmeans(
         Centres, and how many sampled rows the last iteration gave to each (at least 1). An empty
         cluster keeps its centre.
     """
-    x = _draw(x, sample, generator)
-    centres = _draw(x, n, generator)
+    x = draw_rows(x, sample, generator)
+    centres = x[draw_numbers(len(x), n, generator, x.device).to(x.device)]
     count = x.new_ones(n)
     for _ in range(iterations):
         code = nearest(x, centres)
@@ -98,16 +99,9 @@ def kmeans(
         total = torch.zeros_like(centres).index_add_(0, code, x)
         moved = total / count.clamp(min=1).unsqueeze(1)
         centres = torch.where((count > 0).unsqueeze(1), moved, centres)
-    return centres, count.clamp(min=1)
-
-
-def _draw(x: Tensor, n: int, generator: torch.Generator | None) -> Tensor:
-    device = generator.device if generator is not None else x.device
-    if len(x) >= n:
-        index = torch.randperm(len(x), generator=generator, device=device)[:n]
-    else:
-        index = torch.randint(len(x), (n,), generator=generator, device=device)
-    return x[index.to(x.device)]
+    count = count.clamp(min=1)
+    broadcast(centres, count)  # the same sample, but each process may start from other ones of it
+    return centres, count
 
 
 class VectorQuantizer(nn.Module):
@@ -202,7 +196,6 @@ class VectorQuantizer(nn.Module):
         if bool(self.initialized):
             return
         centres, count = kmeans(rows, len(self.codebook), generator=generator)
-        broadcast(centres, count)
         total = centres * count.unsqueeze(1) if self.init_embed_avg == "scaled" else centres
         self.codebook.copy_(centres)
         self.codebook_sum.copy_(total)
@@ -224,8 +217,7 @@ class VectorQuantizer(nn.Module):
         self.codebook.copy_(self.codebook_sum / smoothed.unsqueeze(1))
 
     def _restart(self, rows: Tensor, generator: torch.Generator | None) -> None:
-        fresh = _draw(rows, len(self.count), generator)
-        broadcast(fresh)
+        fresh = draw_rows(rows, len(self.count), generator)
         dead = self.count < self.restart_below
         self.count.masked_fill_(dead, self.restart_below)
         restarted = torch.where(dead.unsqueeze(1), fresh * self.restart_below, self.codebook_sum)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from neurofm.nn.conv import Conv, ConvTranspose
-from neurofm.nn.processes import broadcast
+from neurofm.nn.processes import mean_rows
 
 
 def unit_variance(layers: Iterable[nn.Module], run: Callable[[], Any]) -> None:
@@ -35,9 +35,8 @@ def unit_variance(layers: Iterable[nn.Module], run: Callable[[], Any]) -> None:
 
 @torch.no_grad()
 def _rescale(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    mean = output.flatten(0, -2).mean(0)
-    scale = (output - mean).square().mean().sqrt().clamp(min=1e-12)
-    broadcast(mean, scale)
+    mean = mean_rows(output.flatten(0, -2))
+    scale = mean_rows((output - mean).flatten().square()).sqrt().clamp(min=1e-12)
     weight, bias = _parameters(layer)
     weight.div_(scale)
     bias.sub_(mean).div_(scale)

@@ -27,7 +27,8 @@ from neurofm.batch import Batch, Tokens
 from neurofm.cards import configured
 from neurofm.nn.channels import ChannelCompression, ChannelExpansion, SensorEncoder
 from neurofm.nn.conv import Conv, ConvTranspose, SEANetDecoder, SEANetEncoder
-from neurofm.nn.draw import draw, keep_channels
+from neurofm.nn.draw import draw_windows, keep_channels
+from neurofm.nn.processes import batch_mean
 from neurofm.nn.quantize import Quantized, ResidualVQ
 from neurofm.nn.start import unit_variance
 from neurofm.nn.transformer import initialize
@@ -320,7 +321,7 @@ class BrainTokenizer(nn.Module):
         if keep is None:
             keep = keep_channels(real, self.drop_channels, generator)
         if noise is None:
-            noise = draw(torch.randn, windows.shape, generator, x.device)
+            noise = draw_windows(torch.randn, windows.shape, generator, x.device)
         sensors = self.sensors(pos, sensor_type)
         seen = None if bool((keep & real).all()) else keep & real
         if self.start == "spread" and self.training and not self.quantizer.initialized:
@@ -328,7 +329,9 @@ class BrainTokenizer(nn.Module):
         latent = self.encode_windows(windows + self.noise * noise, sensors, seen)
         found = self.quantize(latent, generator=generator)
         output = self.decode_sources(found.values, sensors, mask)
-        losses = reconstruction_losses(standardize(windows)[real], output[real])
+        target = standardize(windows)[real]
+        parts = reconstruction_losses(target, output[real])
+        losses = {name: batch_mean(part, len(target)) for name, part in parts.items()}
         losses["commitment"] = found.loss
         losses["loss"] = (
             losses["time"]

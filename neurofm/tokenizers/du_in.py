@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from neurofm.batch import Batch, Embedding, Tokens
 from neurofm.cards import configured
 from neurofm.nn.cosine_quantizer import CosineQuantizer
+from neurofm.nn.processes import batch_mean
 from neurofm.nn.start import unit_variance
 from neurofm.nn.transformer import initialize
 from neurofm.shapes import Bool, Float
@@ -200,7 +201,9 @@ class DuInTokenizer(nn.Module):
         found = self.quantizer(self.encoder(x, subject), generator=generator)
         rebuilt = self.unmix(self.rebuild(found.values), subject)[:, : x.shape[1]]
         error = (rebuilt - x).float().square().mean(-1)
-        reconstruction = torch.where(mask, error, 0).sum() / mask.sum().clamp(min=1)
+        real = mask.sum()
+        reconstruction = torch.where(mask, error, 0).sum() / real.clamp(min=1)
+        reconstruction = batch_mean(reconstruction, real)
         return {
             "loss": reconstruction + found.loss,
             "reconstruction": reconstruction,

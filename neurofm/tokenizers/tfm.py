@@ -26,7 +26,7 @@ from neurofm.cards import configured
 from neurofm.nn.draw import draw
 from neurofm.nn.ema_quantizer import EMAQuantizer
 from neurofm.nn.linear_attention import LinearTransformer
-from neurofm.nn.processes import broadcast
+from neurofm.nn.processes import mean_rows
 from neurofm.nn.quantize import straight_through
 from neurofm.shapes import Bool, Float, Int
 from neurofm.tokenizers.tfm_input import HOP, SFREQ, WINDOW, packed_signal, spectrum
@@ -225,8 +225,9 @@ class TFMTokenizer(nn.Module):
 
         Otherwise its inputs saturate on the way to the mean, and the codes are never used.
         """
-        mean, spread = target.mean((0, 2)), target.std((0, 2))
-        broadcast(mean, spread)
+        frames = target.transpose(1, 2).flatten(0, 1)
+        mean = mean_rows(frames)
+        spread = mean_rows((frames - mean).square()).sqrt()
         last = cast(nn.Linear, self.decoder[-1])
         last.weight.mul_(spread.unsqueeze(1))
         last.bias.copy_(mean)
