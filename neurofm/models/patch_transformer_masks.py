@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from neurofm.batch import Batch
-from neurofm.nn.draw import draw, keep_channels
+from neurofm.nn.draw import draw_windows, keep_channels
 from neurofm.shapes import Bool, Float
 
 Scheme = Literal["random", "time", "space", "blocks"]
@@ -40,17 +40,17 @@ def choose_hidden(
     """
     n, rows, steps = real.shape
     device = real.device
-    single = draw(torch.rand, real.shape, generator, device)
+    single = draw_windows(torch.rand, real.shape, generator, device)
     if scheme == "random":
         return _lowest(single, real, ratio)
-    stretch = draw(torch.rand, (n, 1, -(-steps // block)), generator, device)
+    stretch = draw_windows(torch.rand, (n, 1, -(-steps // block)), generator, device)
     over_time = stretch.repeat_interleave(block, 2)[..., :steps].expand(real.shape)
     if scheme == "time":
         return _lowest(over_time + 1e-4 * single, real, ratio)
-    chance = draw(torch.rand, (n, rows), generator, device)
+    chance = draw_windows(torch.rand, (n, rows), generator, device)
     over_space = _distance(chance, real.any(2), place, seeds).unsqueeze(2).expand(real.shape)
     if scheme == "blocks":
-        by_time = draw(torch.rand, (n, 1, 1), generator, device) < 0.5
+        by_time = draw_windows(torch.rand, (n, 1, 1), generator, device) < 0.5
         over_space = torch.where(by_time, over_time, over_space)
     return _lowest(over_space + 1e-4 * single, real, ratio)
 
@@ -93,10 +93,10 @@ def vary(batch: Batch, *, generator: torch.Generator | None = None) -> Batch:
     device = batch.x.device
     kept = keep_channels(batch.channel_mask, 1 / 3, generator)
     shape = batch.x.shape
-    gain = 0.6 + 0.8 * draw(torch.rand, (*shape[:2], 1), generator, device)
+    gain = 0.6 + 0.8 * draw_windows(torch.rand, (*shape[:2], 1), generator, device)
     spread = batch.x.std(-1, keepdim=True)
-    x = batch.x * gain + 0.2 * spread * draw(torch.randn, shape, generator, device)
-    start = 0.8 * draw(torch.rand, (shape[0], 1, 1), generator, device)
+    x = batch.x * gain + 0.2 * spread * draw_windows(torch.randn, shape, generator, device)
+    start = 0.8 * draw_windows(torch.rand, (shape[0], 1, 1), generator, device)
     when = torch.arange(shape[2], device=device) / shape[2]
     silent = (when >= start) & (when < start + 0.2)
     x = torch.where(silent | ~kept.unsqueeze(-1), 0, x)

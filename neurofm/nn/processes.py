@@ -9,6 +9,8 @@ Axes: row = one vector of this process; rows are numbered over all processes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed
 
@@ -108,3 +110,26 @@ def draw_rows(
     """`n` random rows of all processes, distinct if there are enough; the same on every process."""
     before, total = count_rows(rows)
     return take_rows(rows, draw_numbers(total, n, generator, rows.device), before=before)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, before: int, total: int) -> Tensor:
+        ctx.before, ctx.n = before, len(rows)
+        gathered = rows.new_zeros(total, *rows.shape[1:])
+        gathered[before : before + len(rows)] = rows
+        all_reduce(gathered)
+        return gathered
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        grad = grad.contiguous().clone()
+        all_reduce(grad)
+        return grad[ctx.before : ctx.before + ctx.n], None, None
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """The rows of all processes in order; gradients come back from all of them."""
+    if place()[1] == 1:
+        return rows
+    return _Gather.apply(rows, *count_rows(rows))
