@@ -134,6 +134,12 @@ COMMANDS: dict[str, Command] = {
         "predictions of a checkpoint",
         "neurofm predict --config probe_simulated --ckpt_path runs/last.ckpt",
     ),
+    "benchmark": Command(
+        "neurofm.cli.benchmark",
+        _TRAIN,
+        "compare methods on the same people, windows and labels; a table and a figure",
+        "neurofm benchmark pretraining",
+    ),
     "report": Command(
         "neurofm.cli.report",
         _TRAIN,

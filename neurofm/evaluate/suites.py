@@ -114,6 +114,7 @@ class Suite:
             "weights": cell.weights,
             "reading": cell.reading,
             "seed": cell.seed,
+            "share": cell.share,
             "windows": windows,
             "method": method,
         }

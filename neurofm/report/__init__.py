@@ -11,6 +11,7 @@ from neurofm.report.plots import (
 )
 from neurofm.report.report import Picture, Report, Section, Table, load_report
 from neurofm.report.runs import read_run
+from neurofm.report.share_curves import ShareCurve, plot_share_curves
 from neurofm.report.similarity import plot_layer_scores, plot_rdm
 from neurofm.report.topography import plot_topographies, plot_topography
 
@@ -18,6 +19,7 @@ __all__ = [
     "Picture",
     "Report",
     "Section",
+    "ShareCurve",
     "Table",
     "load_report",
     "plot_band_error",
@@ -28,6 +30,7 @@ __all__ = [
     "plot_rdm",
     "plot_reconstruction",
     "plot_scores",
+    "plot_share_curves",
     "plot_spectrum",
     "plot_topographies",
     "plot_topography",

@@ -240,7 +240,8 @@ class _Neural:
             probe = LinearProbe(seed=cell.seed)
             return predict_fold(probe, self.features, rows, split, seen=self.seen, **common)  # type: ignore[arg-type]
         how = schedule(self.method["finetune"], cell.weights)
-        tuned = FineTuned(self.model, self.method["readout"], how, seed=cell.seed)
+        readout = how.get("readout", self.method["readout"])
+        tuned = FineTuned(self.model, readout, how, seed=cell.seed)
         return predict_fold(tuned, self.batch, rows, split, seen=self.seen, **common)  # type: ignore[arg-type]
 
 
