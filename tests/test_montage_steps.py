@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from neurofm.cards import build, spec_of
-from neurofm.data import DOUBLE_BANANA, ElectrodePairs, StandardizeRecording
+from neurofm.data import DOUBLE_BANANA, ElectrodePairs, StandardizeRecording, Windows
+from neurofm.io import seal, write_recording
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 
@@ -103,3 +105,15 @@ def test_missing_electrodes_and_odd_pairs_are_refused() -> None:
 @pytest.mark.parametrize("step", [StandardizeRecording(robust=True), ElectrodePairs(["C3-C4"])])
 def test_steps_are_built_from_what_they_say_of_themselves(step: object) -> None:
     assert build(spec_of(step)) == step
+
+
+def test_batches_of_standardized_recordings_say_z(tmp_path: Path) -> None:
+    signal = recording(["C3", "C4"])
+    for name, given in {"z": StandardizeRecording()(signal), "raw": signal}.items():
+        write_recording(tmp_path / name, given, key="one")
+        seal(tmp_path / name)
+    assert Windows(tmp_path / "z", window_s=2.0).batch([0, 1]).unit == "z"
+    assert Windows(tmp_path / "raw", window_s=2.0).batch([0, 1]).unit == "physical"
+    both = Windows([tmp_path / "z", tmp_path / "raw"], window_s=2.0)
+    with pytest.raises(ValueError, match="some recordings are standardized"):
+        both.batch([0, len(both) - 1])

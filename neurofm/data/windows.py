@@ -12,6 +12,7 @@ Axes: batch channel time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -22,8 +23,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from neurofm.batch import Batch
-from neurofm.data.bands import band_of
 from neurofm.data.cuts import Cut
+from neurofm.data.history import band_of, unit_of
 from neurofm.data.padding import SensorTables
 from neurofm.data.table import RecordingTable
 from neurofm.data.window_rows import WindowRows
@@ -32,6 +33,19 @@ from neurofm.io import Entry, Store
 AVOID = ("BAD*", "EDGE*")
 Bucket = Literal["rate", "size", "sensors"]
 _REMEMBERED = 4096  # recordings whose scale is kept at hand
+
+
+@dataclass(frozen=True)
+class SignalFacts:
+    """What is known of recordings beside their samples.
+
+    Args:
+        band: Hz, what filters left; None if unknown or various.
+        unit: "physical" or "z".
+    """
+
+    band: tuple[float, float] | None
+    unit: str
 
 
 class Windows(Dataset[Batch]):
@@ -89,7 +103,8 @@ class Windows(Dataset[Batch]):
         self._recording, self._start, self._y = cut.windows(self.table, wanted)
         self._sensors = SensorTables(self.stores, self.table)
         self._scales: dict[int, Tensor | None] = {}
-        self._bands: dict[int, tuple[float, float] | None] = {}
+        self._facts: dict[int, SignalFacts] = {}
+        self._units: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "rows"} | {"_scales": {}}
@@ -224,6 +239,7 @@ class Windows(Dataset[Batch]):
         if (rates != sfreq).any():
             raise ValueError(_several_rates(np.unique(rates).tolist()))
         n_channels, geometry = self._sensors.batch(recording)
+        signal = self.signal(recording)
         x = _empty(len(index), n_channels, int(self._lengths[recording[0]]))
         self._fill(x, recording, start)
         return Batch(
@@ -238,23 +254,39 @@ class Windows(Dataset[Batch]):
             position=geometry["position"],
             orientation=geometry["orientation"],
             has_position=geometry["has_position"],
-            names=self._sensors.names(recording),
-            band=self.band(recording),
+            names=self.names(recording),
+            band=signal.band,
+            unit=signal.unit,
         )
 
-    def band(self, recording: Sequence[int] | np.ndarray) -> tuple[float, float] | None:
-        """Hz, what filters left of the signal of these recordings; None if unknown or various."""
-        found = {self._band(number) for number in np.unique(recording).tolist()}
-        return found.pop() if len(found) == 1 else None
+    def signal(self, recording: Sequence[int] | np.ndarray) -> SignalFacts:
+        """What the histories of these recordings say of their signal.
 
-    def _band(self, recording: int) -> tuple[float, float] | None:
+        Raises:
+            ValueError: Some are in working units, others z-scores.
+        """
+        found = {self._facts_of(number) for number in np.unique(recording).tolist()}
+        if len(found) == 1:
+            return found.pop()
+        if len({facts.unit for facts in found}) > 1:
+            raise ValueError(
+                "Windows: recordings in working units and z-scored ones in one batch. Prepare all "
+                "corpora with the same steps."
+            )
+        return SignalFacts(None, found.pop().unit)
+
+    def names(self, recording: Sequence[int] | np.ndarray) -> tuple[str, ...] | None:
+        """Names of the channels if these recordings share them in one order, else None."""
+        return self._sensors.names(np.asarray(recording))
+
+    def _facts_of(self, recording: int) -> SignalFacts:
         try:
-            return self._bands[recording]
+            return self._facts[recording]
         except KeyError:
             store = self.stores[self.table.store[recording]]
             history = store.history(int(self.table.place[recording]))
             band = band_of(history, sfreq=float(self.table.sfreq[recording]))
-            return self._bands.setdefault(recording, band)
+            return self._facts.setdefault(recording, SignalFacts(band, unit_of(history)))
 
     def _fill(self, x: Tensor, recording: np.ndarray, start: np.ndarray) -> None:
         """Read windows into `x`, batch channel time."""

@@ -13,6 +13,7 @@ array x.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -237,6 +238,10 @@ class Index:
         """Size and checksum of the document from which row `i` was made."""
         a = self.arrays
         return int(a["document_bytes"][i]), int(a["document_crc32c"][i])
+
+    def parsed(self, name: str, i: int) -> Any:
+        """JSON value of recording `i` in a pool of texts, such as "history"."""
+        return json.loads(self.pools["text"][int(self.arrays[name][i])])
 
     def recording(self, i: int) -> Recording:
         """Entities of recording `i`."""

@@ -13,7 +13,6 @@ Axes: channel = sensor of any kind, time = sample. Amplitudes in working units.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -344,13 +343,16 @@ class Store:
         return self._index.pools["key"]
 
     def recording(self, i: int) -> Recording:
-        """Entities of recording `i`, without making its entry."""
+        """Entities of recording `i`."""
         return self._index.recording(i)
 
     def history(self, i: int) -> tuple[str, ...]:
-        """Processing steps of recording `i`, oldest first, without making its entry."""
-        text = self._index.pools["text"][int(self._index.arrays["history"][i])]
-        return tuple(json.loads(text))
+        """Processing steps of recording `i`, oldest first."""
+        return tuple(self._index.parsed("history", i))
+
+    def details(self, i: int) -> dict[str, Any]:
+        """What else recording `i` says of itself, see `Signal`."""
+        return self._index.parsed("details", i)
 
     def document_stamp(self, i: int) -> tuple[int, int]:
         """Size and checksum of recording `i`'s document when the store was sealed."""
