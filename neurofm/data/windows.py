@@ -104,7 +104,6 @@ class Windows(Dataset[Batch]):
         self._sensors = SensorTables(self.stores, self.table)
         self._scales: dict[int, Tensor | None] = {}
         self._facts: dict[int, SignalFacts] = {}
-        self._units: dict[int, str] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "rows"} | {"_scales": {}}
@@ -270,7 +269,7 @@ class Windows(Dataset[Batch]):
             return found.pop()
         if len({facts.unit for facts in found}) > 1:
             raise ValueError(
-                "Windows: recordings in working units and z-scored ones in one batch. Prepare all "
+                "Windows: some recordings are standardized, others in working units. Prepare all "
                 "corpora with the same steps."
             )
         return SignalFacts(None, found.pop().unit)

@@ -1,6 +1,6 @@
-"""What filters left of a recording's signal, read off its history.
+"""What a recording's history says of its signal: the band that filters left, and its unit.
 
-Axes: none; frequencies in Hz.
+Frequencies in Hz.
 """
 
 from __future__ import annotations
@@ -33,3 +33,8 @@ def band_of(history: Sequence[str], *, sfreq: float) -> tuple[float, float] | No
         elif found := _RESAMPLE.match(line):
             high, known = min(high, float(found[1])), True
     return (low, min(high, sfreq / 2)) if known else None
+
+
+def unit_of(history: Sequence[str]) -> str:
+    """ "z" if the last step that set a scale was a z-score of each channel, else "physical"."""
+    return "z" if any(line.startswith("z-score per channel") for line in history) else "physical"
