@@ -350,10 +350,6 @@ class Store:
         """Processing steps of recording `i`, oldest first."""
         return tuple(self._index.parsed("history", i))
 
-    def details(self, i: int) -> dict[str, Any]:
-        """What else recording `i` says of itself, see `Signal`."""
-        return self._index.parsed("details", i)
-
     def document_stamp(self, i: int) -> tuple[int, int]:
         """Size and checksum of recording `i`'s document when the store was sealed."""
         return self._index.document_stamp(i)
