@@ -269,7 +269,7 @@ class Windows(Dataset[Batch]):
             return found.pop()
         if len({facts.unit for facts in found}) > 1:
             raise ValueError(
-                "Windows: some recordings are standardized, others in working units. Prepare all "
+                "Windows: recordings in working units and z-scored ones in one batch. Prepare all "
                 "corpora with the same steps."
             )
         return SignalFacts(None, found.pop().unit)
