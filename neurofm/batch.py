@@ -31,11 +31,19 @@ class _Movable:
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Any:
         """A copy on `device`."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return self._map(lambda tensor: _apply(tensor, "to", device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Any:
         """A copy in page-locked memory."""
-        return self._map(lambda tensor: tensor.pin_memory())
+        return self._map(lambda tensor: _apply(tensor, "pin_memory"))
+
+
+def _apply(tensor: Tensor, method: str, *args: Any, **options: Any) -> Tensor:
+    """A method that copies, on as little as there is: what was expanded is so afterwards."""
+    if all(tensor.stride()):
+        return getattr(tensor, method)(*args, **options)
+    few = tensor[tuple(slice(None if stride else 1) for stride in tensor.stride())]
+    return getattr(few, method)(*args, **options).expand(tensor.shape)
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,8 @@ class Tokens(_Movable):
         mask: True = real.
         channel: Channel (or latent source) each token came from; -1 = mixed.
         time: Seconds from the start of the window.
+        made_by: Name of the tokenizer, of tokens read from a store. They may lack values (no
+            features) where codes give them back; tasks fill them in.
     """
 
     values: Float[Tensor, "batch token dim"]
@@ -55,6 +65,7 @@ class Tokens(_Movable):
     channel: Int[Tensor, "batch token"]
     time: Float[Tensor, "batch token"]
     codes: Int[Tensor, "batch token level"] | None = None
+    made_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +73,8 @@ class Batch(_Movable):
     """Windows of recordings with the geometry of their sensors.
 
     Args:
-        x: Working units of each channel's kind when `unit` is "physical"; z when it is "z".
+        x: Working units of each channel's kind when `unit` is "physical"; z when it is "z". NaN
+            throughout, in no memory, where only tokens were read (`has_signal`).
         channel_mask: True = a real channel, False = padding.
         kind: `units.Kind` of each channel; -1 = padding.
         position: Metres, head (or MNI) frame; 0 where `has_position` is False.
@@ -98,6 +110,11 @@ class Batch(_Movable):
 
     def __len__(self) -> int:
         return self.x.shape[0]
+
+    @property
+    def has_signal(self) -> bool:
+        """False where only tokens were read."""
+        return any(self.x.stride())
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 
@@ -107,6 +108,10 @@ class Cut:
     labels: tuple[str, ...] | None
     offset_s: float
     avoid: tuple[str, ...]
+
+    def document(self) -> dict[str, Any]:
+        """As plain data."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
     def lengths(self, table: RecordingTable) -> Int[np.ndarray, " recording"]:
         """Samples of a window of each recording."""

@@ -27,6 +27,7 @@ from neurofm.data.cuts import Cut
 from neurofm.data.history import band_of, unit_of
 from neurofm.data.padding import SensorTables
 from neurofm.data.table import RecordingTable
+from neurofm.data.tokenized.reading import StoredTokens, holds_tokens
 from neurofm.data.window_rows import WindowRows
 from neurofm.io import Entry, Store
 
@@ -66,6 +67,8 @@ class Windows(Dataset[Batch]):
         avoid: Patterns of event labels that no window may touch, in any case: unusable parts
             ("BAD ...", MNE's convention) and joins of pieces that did not follow each other
             ("EDGE ..."). Windows that cover recordings start anew behind such an event.
+        tokens: Stores of the recordings' tokens, read beside the signal. Where `store` itself holds
+            tokens, they are read and no signal is.
 
     Raises:
         ValueError: No window can be cut, or no event has a requested label; the message lists the
@@ -84,6 +87,7 @@ class Windows(Dataset[Batch]):
         subjects: Sequence[str | int] | None = None,
         runs: Sequence[str | int] | None = None,
         avoid: Sequence[str] = AVOID,
+        tokens: Sequence[Store | Path | str] | None = None,
     ) -> None:
         if not window_s > 0 or (stride_s is not None and not stride_s > 0):
             raise ValueError(
@@ -97,11 +101,13 @@ class Windows(Dataset[Batch]):
         self.offset_s = offset_s
         self.table = RecordingTable.of(self.stores)
         self.entries: Sequence[Entry] = _Entries(self.stores, self.table)
-        cut = Cut(window_s, self.stride_s, self.labels, offset_s, tuple(avoid))
+        self.cut = cut = Cut(window_s, self.stride_s, self.labels, offset_s, tuple(avoid))
         self._lengths = cut.lengths(self.table)
         wanted = self._wanted(recordings, subjects, runs)
         self._recording, self._start, self._y = cut.windows(self.table, wanted)
         self._sensors = SensorTables(self.stores, self.table)
+        self._only_tokens = holds_tokens(self.stores)
+        self._tokens = self._stored_tokens(tokens)
         self._scales: dict[int, Tensor | None] = {}
         self._facts: dict[int, SignalFacts] = {}
 
@@ -125,6 +131,15 @@ class Windows(Dataset[Batch]):
                 f"Windows: recording {bad[0]} does not exist; there are {len(self.table)}."
             )
         return np.intersect1d(wanted, chosen)
+
+    def _stored_tokens(self, given: Sequence[Store | Path | str] | None) -> StoredTokens | None:
+        where = (self.table, self._recording, self._start, self.cut)
+        if self._only_tokens:
+            return StoredTokens(self.stores, *where)
+        if given is None:
+            return None
+        stores = [item if isinstance(item, Store) else Store(item) for item in given]
+        return StoredTokens(stores, *where, prepared=[store.keys for store in self.stores])
 
     @cached_property
     def subjects(self) -> list[str]:
@@ -158,6 +173,10 @@ class Windows(Dataset[Batch]):
             y=self._y,
             labels=self.labels,
         )
+
+    def subject_of(self, recording: int) -> int:
+        """What `Batch.subject` is for a recording."""
+        return int(self._subject_index[recording])
 
     @property
     def recording(self) -> np.ndarray:
@@ -239,8 +258,12 @@ class Windows(Dataset[Batch]):
             raise ValueError(_several_rates(np.unique(rates).tolist()))
         n_channels, geometry = self._sensors.batch(recording)
         signal = self.signal(recording)
-        x = _empty(len(index), n_channels, int(self._lengths[recording[0]]))
-        self._fill(x, recording, start)
+        shape = len(index), n_channels, int(self._lengths[recording[0]])
+        if self._only_tokens:
+            x = torch.tensor(torch.nan).expand(shape)
+        else:
+            x = _empty(*shape)
+            self._fill(x, recording, start)
         return Batch(
             x=x,
             sfreq=sfreq,
@@ -256,6 +279,7 @@ class Windows(Dataset[Batch]):
             names=self.names(recording),
             band=signal.band,
             unit=signal.unit,
+            tokens=None if self._tokens is None else self._tokens.batch(index),
         )
 
     def signal(self, recording: Sequence[int] | np.ndarray) -> SignalFacts:

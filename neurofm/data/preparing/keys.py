@@ -104,7 +104,8 @@ def store_folder(
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}.")
     root = default_store_root() if store_root is None else Path(store_root)
-    return root / f"{_plain(dataset)}-{_digest({'steps': step_specs(steps), 'dtype': dtype})[:12]}"
+    made = digest({"steps": step_specs(steps), "dtype": dtype})
+    return root / f"{plain_name(dataset)}-{made[:12]}"
 
 
 class Folders:
@@ -183,7 +184,7 @@ class KeyParts:
     def key(self, recording: Recording) -> str:
         """Name of a prepared recording: its entities, readable, and a hash of everything."""
         parts = {k: v for k, v in asdict(self).items() if k != "sources"}
-        return f"{_plain(recording.id)}-{_digest({**parts, 'code': CODE_VERSION})[:16]}"
+        return f"{plain_name(recording.id)}-{digest({**parts, 'code': CODE_VERSION})[:16]}"
 
     def provenance(self, source: str | None) -> dict[str, Any]:
         """What a prepared recording remembers of its key.
@@ -219,7 +220,7 @@ def key_parts(
     sources = {_relative(path, recording): hashes[path] for path in sorted(hashes)}
     return KeyParts(
         sources=sources,
-        source=_digest(sources),
+        source=digest(sources),
         rules=rules,
         steps=steps,
         dtype=dtype,
@@ -235,20 +236,21 @@ def _relative(path: str, recording: Recording) -> str:
 
 def rules_hash(card: Mapping[str, Any]) -> str:
     """Hash of what a card says about samples and events; its words do not count."""
-    return _digest({k: v for k, v in card.items() if k not in _WORDS})
+    return digest({k: v for k, v in card.items() if k not in _WORDS})
 
 
 def steps_hash(steps: Sequence[Step]) -> str:
     """Hash of steps and their arguments."""
-    return _digest(step_specs(steps))
+    return digest(step_specs(steps))
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """SHA-256 of plain data."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A name that is fit for a file on any disk."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", name).lstrip(".") or "unnamed"
 

@@ -233,7 +233,7 @@ def read_windows(
         at, found = 0, {}
         for name, kind, form in shape.parts:
             size = kind.itemsize * int(np.prod(form))
-            found[name] = raw[at : at + size].copy().view(kind).reshape(form)
+            found[name] = raw[at : at + size].view(kind).reshape(form)
             at += size
         found["mask"] = np.unpackbits(found["mask"], count=shape.n_tokens).astype(bool)
         yield found
