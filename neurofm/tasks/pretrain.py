@@ -13,6 +13,7 @@ from neurofm.cards import configured
 from neurofm.objectives import MaskedCodes
 from neurofm.tasks.base import Task
 from neurofm.tasks.code_use import CodeUse
+from neurofm.tasks.stored_tokens import OwnTokens
 from neurofm.tasks.token_cache import TokenCache, has_frozen_tokenizer
 
 
@@ -24,7 +25,8 @@ class Pretrain(Task):
     often each code occurs and nothing else; both are logged.
 
     Args:
-        model: Its tokenizer is trained already and frozen.
+        model: Its tokenizer is trained already and frozen. Batches may bring tokens that it made
+            before (`neurofm tokenize`).
         objective: Masked codes if not given.
         cache_tokens: Keep each window's tokens in memory.
 
@@ -50,6 +52,7 @@ class Pretrain(Task):
         self.objective = cast(nn.Module, objective or MaskedCodes())
         cached = cache_tokens and has_frozen_tokenizer(self.model)
         self._cache = TokenCache(cast(Any, model).tokenize) if cached else None
+        self._own = OwnTokens(self.model)
         self._use = CodeUse()
 
     def setup(self, stage: str) -> None:
@@ -60,6 +63,7 @@ class Pretrain(Task):
 
     def step(self, batch: Batch, stage: str) -> Tensor:
         """Loss of the objective."""
+        batch = self._own(batch)
         if batch.tokens is None and self._cache is not None:
             batch = self._cache(batch)
         elif batch.tokens is None and has_frozen_tokenizer(self.model):

@@ -3,7 +3,7 @@
 A frozen tokenizer gives the same tokens every epoch, and is most of the cost of a step on a CPU:
 each window is tokenized once and its tokens are kept in memory. A window is known by its recording
 and onset, so a cache belongs to one data module, and signals that were changed (occluded, say) must
-not pass through it.
+not pass through it. Tokens that are made once for many runs are kept on disk: `neurofm tokenize`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TokenCache:
 
     def _keep(self, key: tuple[int, float], tokens: Tokens) -> None:
         values = [getattr(tokens, item.name) for item in fields(tokens)]
-        size = sum(value.numel() * value.element_size() for value in values if value is not None)
+        size = sum(v.numel() * v.element_size() for v in values if isinstance(v, Tensor))
         if self.bytes + size > self.limit:
             self._full = True
             return
