@@ -345,6 +345,11 @@ def check_values(batch: Batch, *, model: str) -> None:
     """Stop at windows without any channel and at values that are not finite; not on a GPU."""
     if batch.x.device.type != "cpu" or torch.compiler.is_compiling():
         return
+    if not batch.has_signal:
+        raise ValueError(
+            f"{model}: the batch holds stored tokens alone, and this needs the signal. Set "
+            "`signal: true` beside `tokens` in the recipe's data, or leave `tokens` out."
+        )
     mask = batch.channel_mask
     if not bool(mask.any(1).all()):
         empty = torch.nonzero(~mask.any(1)).flatten().tolist()

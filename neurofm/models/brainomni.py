@@ -153,13 +153,18 @@ class BrainOmni(nn.Module):
 
     # Batches
 
+    @property
+    def token_options(self) -> dict[str, float]:
+        """How the tokenizer is called, beside the batch; part of what stored tokens are known by."""
+        return {"overlap": self.overlap_ratio}
+
     def tokenize(self, batch: Batch) -> Tokens:
         """The batch's own tokens if it has them, else those of the tokenizer."""
         if batch.tokens is not None:
             self._check(batch.tokens)
             return batch.tokens
         with torch.set_grad_enabled(torch.is_grad_enabled() and batch.x.requires_grad):
-            return self.tokenizer(batch, overlap=self.overlap_ratio)
+            return self.tokenizer(batch, **self.token_options)
 
     def _check(self, tokens: Tokens) -> None:
         shape = tuple(tokens.values.shape)

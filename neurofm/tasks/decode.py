@@ -18,6 +18,7 @@ from neurofm.cards import configured
 from neurofm.metrics import balanced_accuracy
 from neurofm.readouts import PooledLinear
 from neurofm.tasks.base import Task
+from neurofm.tasks.stored_tokens import OwnTokens
 from neurofm.tasks.token_cache import TokenCache, has_frozen_tokenizer
 
 
@@ -73,6 +74,7 @@ class Decode(Task):
             self.model.requires_grad_(False)
         cached = cache_tokens and has_frozen_tokenizer(self.model)
         self._cache = TokenCache(cast(Any, model).tokenize) if cached else None
+        self._own = OwnTokens(self.model)
         self._overlap = 0
         self._scored: list[tuple[Tensor, Tensor]] = []
 
@@ -117,6 +119,7 @@ class Decode(Task):
         return self.readout(cast(BrainModel, self.model).encode(batch))
 
     def _cached(self, batch: Batch) -> Batch:
+        batch = self._own(batch)
         return batch if self._cache is None or batch.tokens is not None else self._cache(batch)
 
     def step(self, batch: Batch, stage: str) -> Tensor:
