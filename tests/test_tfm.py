@@ -214,7 +214,10 @@ def test_tokens_serve_another_model(tokenizer: TFMTokenizer) -> None:
         ({"unit": "volt"}, "'physical' or 'z'"),
         ({"x": torch.zeros(3, 5, 150)}, "window_s"),
         ({"kind": torch.full((3, 5), int(Kind.MAG))}, "PickKinds"),
-        ({"channel_mask": torch.tensor([[True] * 5, [False] * 5, [True] * 5])}, r"\[1\]"),
+        (
+            {"channel_mask": torch.tensor([[True] * 5, [False] * 5, [True] * 5])},
+            "windows 1 of the batch",
+        ),
         ({"x": torch.full((3, 5, 700), float("nan"))}, "NaN"),
     ],
 )
