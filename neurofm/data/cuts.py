@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -111,7 +111,13 @@ class Cut:
 
     def document(self) -> dict[str, Any]:
         """As plain data."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        return {
+            "window_s": float(self.window_s),
+            "stride_s": float(self.stride_s),
+            "labels": None if self.labels is None else list(self.labels),
+            "offset_s": float(self.offset_s),
+            "avoid": list(self.avoid),
+        }
 
     def lengths(self, table: RecordingTable) -> Int[np.ndarray, " recording"]:
         """Samples of a window of each recording."""

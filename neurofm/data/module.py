@@ -16,7 +16,9 @@ from typing import Any, Literal
 import lightning
 import numpy as np
 
+from neurofm import cards
 from neurofm.data.audit import audit_summary, refuse_leakage
+from neurofm.data.cuts import Cut
 from neurofm.data.loader import BatchLoader
 from neurofm.data.mixing import Mixing
 from neurofm.data.preparing.prepare import prepare_corpus
@@ -24,6 +26,7 @@ from neurofm.data.rows import Row, Split
 from neurofm.data.splits import by_group, by_time
 from neurofm.data.steps.preprocess import build_steps, default_steps
 from neurofm.data.table import RecordingTable
+from neurofm.data.tokenized.reading import token_stores
 from neurofm.data.window_rows import WindowRows
 from neurofm.data.windows import AVOID, Bucket, Windows
 from neurofm.io import Corpus, Store, open_corpus
@@ -64,6 +67,9 @@ class BrainData(lightning.LightningDataModule):
         num_workers: Reader processes; reading is fast, 0 is often best.
         seed: Of the split (where fractions are given) and of the order of windows.
         dtype: "int16" (half the bytes) or "float32" in the store.
+        tokens: Folder of stored tokens of these windows (`neurofm tokenize`), read in place of the
+            signal; neither recordings nor prepared signals are needed then.
+        signal: With `tokens`: read the signal as well, for models that need both.
     """
 
     def __init__(
@@ -91,6 +97,8 @@ class BrainData(lightning.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         dtype: Literal["int16", "float32"] = "int16",
+        tokens: Path | str | None = None,
+        signal: bool = False,
     ) -> None:
         super().__init__()
         self.datasets = datasets
@@ -106,6 +114,7 @@ class BrainData(lightning.LightningDataModule):
         self.split_by, self.validate, self.test = split_by, validate, test
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.dtype: Literal["int16", "float32"] = dtype
+        self.tokens, self.signal = None if tokens is None else Path(tokens), signal
         self.stores: list[Path] = []
         self._names: list[str] = []
         self.windows: Windows | None = None
@@ -125,6 +134,11 @@ class BrainData(lightning.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Preprocess what the store does not hold yet; what it holds is left alone."""
+        if self.tokens is not None and not self.signal:
+            self._names = [cards.path("datasets", name).stem for name in self.datasets]
+            self._check_names(self._names)
+            self.stores = token_stores(self.tokens, self._names, self._cut())
+            return
         corpora = self._corpora()
         self.stores = [self._prepare(corpus) for corpus in corpora]
         self._names = [corpus.name for corpus in corpora]
@@ -132,7 +146,10 @@ class BrainData(lightning.LightningDataModule):
     def _corpora(self) -> list[Corpus]:
         """The datasets, opened; every option by dataset names some of them."""
         corpora = [open_corpus(name, root=self.root) for name in self.datasets]
-        names = [corpus.name for corpus in corpora]
+        self._check_names([corpus.name for corpus in corpora])
+        return corpora
+
+    def _check_names(self, names: Sequence[str]) -> None:
         if len(set(names)) < len(names):
             raise ValueError(f"BrainData: datasets {self.datasets} name one dataset twice.")
         for option in ("preprocess", "subjects", "runs", "weights"):
@@ -142,7 +159,11 @@ class BrainData(lightning.LightningDataModule):
                 raise ValueError(
                     f"BrainData: {option} are given for {unknown}, but the datasets are {names}."
                 )
-        return corpora
+
+    def _cut(self) -> Cut:
+        stride_s = self.window_s if self.stride_s is None else self.stride_s
+        labels = None if self.labels is None else tuple(self.labels)
+        return Cut(self.window_s, stride_s, labels, self.offset_s, tuple(self.avoid))
 
     def _prepare(self, corpus: Corpus) -> Path:
         specs = _of_dataset(self.preprocess, corpus.name)
@@ -173,10 +194,17 @@ class BrainData(lightning.LightningDataModule):
             offset_s=self.offset_s,
             recordings=self._chosen(stores),
             avoid=self.avoid,
+            tokens=self._beside(),
         )
         self.split = self._split(self.windows.rows)
         accepted = refuse_leakage(self.windows.rows, self.split)
         log.info(audit_summary(self.windows.rows, self.split, leaks=accepted))
+
+    def _beside(self) -> list[Path] | None:
+        """Stores of tokens that are read beside the signal."""
+        if self.tokens is None or not self.signal:
+            return None
+        return token_stores(self.tokens, self._names, self._cut())
 
     def _chosen(self, stores: Sequence[Store]) -> list[int] | None:
         """Positions of the recordings asked for; a store may hold more."""
