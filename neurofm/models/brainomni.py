@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from neurofm.batch import Batch, Embedding, Tokens
 from neurofm.cards import configured
 from neurofm.nn.draw import draw, draw_windows
+from neurofm.nn.linear import Linear
 from neurofm.nn.transformer import CrissCrossBlock, initialize
 from neurofm.shapes import Bool, Float, Int
 from neurofm.tokenizers.brain_tokenizer import BrainTokenizer
@@ -89,13 +90,13 @@ class BrainOmni(nn.Module):
         self.mask_ratio = mask_ratio
         self.overlap_ratio = overlap_ratio
         same = lm_dim == tokenizer.dim
-        self.projection = nn.Identity() if same else nn.Linear(tokenizer.dim, lm_dim)
+        self.projection = nn.Identity() if same else Linear(tokenizer.dim, lm_dim)
         self.mask_token = nn.Parameter(torch.randn(tokenizer.dim))
         self.blocks = nn.ModuleList(
             CrissCrossBlock(lm_dim, lm_head, dropout=lm_dropout, rotary=rotary)
             for _ in range(lm_depth)
         )
-        self.predict_head = nn.Linear(lm_dim, levels * tokenizer.n_codes)
+        self.predict_head = Linear(lm_dim, levels * tokenizer.n_codes)
         initialize(self)
         self.tokenizer = tokenizer.requires_grad_(False).eval()
 

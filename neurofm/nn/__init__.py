@@ -3,6 +3,7 @@
 from neurofm.nn.conv import SEANetDecoder, SEANetEncoder
 from neurofm.nn.cosine_quantizer import CosineQuantizer
 from neurofm.nn.fsq import FSQ
+from neurofm.nn.linear import Linear
 from neurofm.nn.positions import Rotary
 from neurofm.nn.quantize import (
     Quantized,
@@ -18,6 +19,7 @@ from neurofm.nn.transformer import CrissCrossBlock, FeedForward, RMSNorm, SelfAt
 __all__ = [
     "SEANetEncoder",
     "SEANetDecoder",
+    "Linear",
     "Rotary",
     "CosineQuantizer",
     "FSQ",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from neurofm.nn.linear import Linear
 from neurofm.nn.transformer import FeedForward, RMSNorm, attend
 from neurofm.shapes import Bool, Float, Int
 
@@ -18,7 +19,7 @@ class SensorEncoder(nn.Module):
 
     def __init__(self, dim: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.geometry = nn.Sequential(nn.Linear(6, dim // 2), nn.SELU(), nn.Linear(dim // 2, dim))
+        self.geometry = nn.Sequential(Linear(6, dim // 2), nn.SELU(), Linear(dim // 2, dim))
         self.kind = nn.Embedding(3, dim)
         self.feedforward = FeedForward(dim, dropout)
         self.norm = RMSNorm(dim)
@@ -47,9 +48,9 @@ class ChannelCompression(nn.Module):
         self.heads = heads
         self.dropout = dropout
         self.sources = nn.Parameter(torch.randn(n_sources, dim))
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, dim)
+        self.key = Linear(dim, dim)
+        self.value = Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def sharpen(self) -> None:
         """Draw linear maps so that every source starts by attending to channels of its own."""
@@ -83,8 +84,8 @@ class ChannelExpansion(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim)
+        self.out = Linear(dim, dim)
 
     def sharpen(self) -> None:
         """Draw linear maps for sources of unit length, so that sensors attend to few of them."""

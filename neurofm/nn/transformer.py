@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neurofm.nn.linear import Linear
 from neurofm.nn.positions import Rotary
 from neurofm.shapes import Bool, Float
 
@@ -26,7 +27,7 @@ class FeedForward(nn.Sequential):
 
     def __init__(self, dim: int, dropout: float = 0.0) -> None:
         super().__init__(
-            nn.Linear(dim, 4 * dim), nn.SELU(), nn.Linear(4 * dim, dim), nn.Dropout(dropout)
+            Linear(dim, 4 * dim), nn.SELU(), Linear(4 * dim, dim), nn.Dropout(dropout)
         )
 
 
@@ -67,8 +68,8 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.dropout = dropout
         self.rotary = rotary
-        self.query_key_value = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.query_key_value = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
         """Same shape."""
