@@ -77,9 +77,12 @@ def test_the_recorded_spec_rebuilds_the_same_network():
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
-        (_batch(n_channels=9), "built for 8 channels in a fixed order, the batch has 9"),
-        (_batch(n_times=200), "256 samples at 128 Hz, the batch has 200"),
-        (_batch(sfreq=160.0), "256 at 160 Hz"),
+        (
+            _batch(n_channels=9),
+            "the batch has 9 channels, expected 8 in a fixed order.*PickChannels",
+        ),
+        (_batch(n_times=200), "windows of 200 samples, expected 256"),
+        (_batch(sfreq=160.0), "has 160 Hz, expected 128 Hz"),
     ],
 )
 def test_windows_that_do_not_fit_are_refused_before_the_network_sees_them(batch, message):

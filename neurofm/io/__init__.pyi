@@ -2,6 +2,7 @@
 from .annotations import AnnotatedReader as AnnotatedReader
 from .arrays import ArrayReader as ArrayReader
 from .bids import BIDSReader as BIDSReader
+from .braindecode_weights import load_braindecode as load_braindecode
 from .checkpoint import Conversion as Conversion
 from .checkpoint import convert_checkpoint as convert_checkpoint
 from .checkpoint import load_model as load_model
