@@ -95,6 +95,12 @@ COMMANDS: dict[str, Command] = {
         "filter and resample a corpus once, into a store that training reads",
         "neurofm prepare eegmmidb",
     ),
+    "tokenize": Command(
+        "neurofm.cli.tokenize",
+        _PREPARE,
+        "make the tokens of a corpus once, to train on them without the signal",
+        "neurofm tokenize --config pretrain_brainomni_tokens_eegmmidb",
+    ),
     "verify": Command(
         "neurofm.cli.verify",
         _PREPARE,
