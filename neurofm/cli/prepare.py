@@ -63,6 +63,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("int16", "float32"),
         help="int16 takes half the space and rounds by at most half a step (default)",
     )
+    add_workplace(parser)
+    parser.add_argument(
+        "--memory",
+        type=size,
+        default=MEMORY,
+        metavar="BYTES",
+        help="memory for samples per worker, such as 500MB; held to by readers that can read some "
+        "channels at a time, plus 50 MB and 0.4 kB for each channel (default: 2GB)",
+    )
+
+
+def add_workplace(parser: argparse.ArgumentParser) -> None:
+    """Declare where work is done, and how it is watched."""
     parser.add_argument(
         "--executor",
         choices=EXECUTORS,
@@ -80,14 +93,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scheduler",
         metavar="ADDRESS",
         help="Dask scheduler: tcp://host:8786, or its scheduler file (implies --executor dask)",
-    )
-    parser.add_argument(
-        "--memory",
-        type=size,
-        default=MEMORY,
-        metavar="BYTES",
-        help="memory for samples per worker, such as 500MB; held to by readers that can read some "
-        "channels at a time, plus 50 MB and 0.4 kB for each channel (default: 2GB)",
     )
     parser.add_argument(
         "--rehash",
@@ -123,40 +128,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    recipe = _recipe(args.config) if args.config else {}
+    recipe = data_of(args.config, read_recipe(args.config)) if args.config else {}
     datasets = [args.dataset] if args.dataset else list(recipe.get("datasets") or [])
     if not datasets:
         raise ValueError("neurofm prepare: name a dataset, or a recipe with --config.")
-    executor = args.executor
-    if executor is None and args.scheduler is not None:
-        executor = "dask"
-    elif executor is None:
-        executor = "inprocess" if args.workers in (None, 1) else "processes"
+    executor = executor_of(args)
     console = Console()
     bad = 0
     for name in datasets:
-        corpus = open_corpus(name, root=args.root or _path(recipe.get("root")))
-        specs = _of_dataset(recipe.get("preprocess"), corpus.name)
-        steps = build_steps(
-            default_steps(corpus.card.get("modality")) if specs is None else specs,
-            line_freq=corpus.line_freq,
-        )
-        with _terminated_like_interrupted():
-            folder = prepare_corpus(
-                corpus,
-                steps,
-                args.store or _path(recipe.get("store")) or default_store_root(),
-                subjects=args.subjects or _of_dataset(recipe.get("subjects"), corpus.name),
-                runs=args.runs or _of_dataset(recipe.get("runs"), corpus.name),
-                dtype=args.dtype or recipe.get("dtype") or "int16",
-                progress=not args.quiet,
-                strict=args.strict,
-                executor=executor,
-                workers=args.workers,
-                scheduler=args.scheduler,
-                memory=args.memory,
-                rehash=args.rehash,
-            )
+        folder = prepared(args, recipe, name, executor=executor)
         store = Store(folder)
         hours = float((store.columns.n_times / store.columns.sfreq).sum()) / 3600
         megabytes = int(store.columns.n_bytes.sum()) / 1e6
@@ -165,15 +145,42 @@ def _run(args: argparse.Namespace) -> int:
             highlight=False,
             soft_wrap=True,
         )
-        bad += _print_problems(console, folder)
+        bad += print_problems(console, folder, "prepared")
     return 1 if bad else 0
 
 
-def _print_problems(console: Console, folder: Path) -> int:
+def prepared(args: argparse.Namespace, recipe: dict[str, Any], name: str, *, executor: str) -> Path:
+    """Prepare a dataset by the options, and by the recipe where they are silent; its store."""
+    corpus = open_corpus(name, root=args.root or path_or_none(recipe.get("root")))
+    specs = of_dataset(recipe.get("preprocess"), corpus.name)
+    steps = build_steps(
+        default_steps(corpus.card.get("modality")) if specs is None else specs,
+        line_freq=corpus.line_freq,
+    )
+    with terminated_like_interrupted():
+        return prepare_corpus(
+            corpus,
+            steps,
+            args.store or path_or_none(recipe.get("store")) or default_store_root(),
+            subjects=args.subjects or of_dataset(recipe.get("subjects"), corpus.name),
+            runs=args.runs or of_dataset(recipe.get("runs"), corpus.name),
+            dtype=args.dtype or recipe.get("dtype") or "int16",
+            progress=not args.quiet,
+            strict=args.strict,
+            executor=executor,
+            workers=args.workers,
+            scheduler=args.scheduler,
+            memory=args.memory,
+            rehash=args.rehash,
+        )
+
+
+def print_problems(console: Console, folder: Path, done: str) -> int:
+    """List the recordings in quarantine; how many there are."""
     problems = read_problems(folder)
     if problems:
         console.print(
-            f"{len(problems)} recording{'s' if len(problems) > 1 else ''} could not be prepared; "
+            f"{len(problems)} recording{'s' if len(problems) > 1 else ''} could not be {done}; "
             f"{folder / PROBLEMS} says more:",
             highlight=False,
             soft_wrap=True,
@@ -186,7 +193,7 @@ def _print_problems(console: Console, folder: Path) -> int:
 
 
 @contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
+def terminated_like_interrupted() -> Iterator[None]:
     """SIGTERM, which batch systems send before they kill, ends the run as Ctrl-C does: sealed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -202,23 +209,38 @@ def _terminated_like_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _of_dataset(given: Any, name: str) -> Any:
+def of_dataset(given: Any, name: str) -> Any:
     """The value of a recipe's option for a dataset; a mapping has one for each."""
     return given.get(name) if isinstance(given, dict) else given
 
 
-def _path(value: str | None) -> Path | None:
+def path_or_none(value: str | None) -> Path | None:
+    """A path of a recipe."""
     return None if value is None else Path(value)
 
 
-def _recipe(name: str) -> dict[str, Any]:
-    """`data.init_args` of a recipe, read as plain YAML."""
+def executor_of(args: argparse.Namespace) -> str:
+    """The executor that is meant by the options."""
+    if args.executor is not None:
+        return str(args.executor)
+    if args.scheduler is not None:
+        return "dask"
+    return "inprocess" if args.workers in (None, 1) else "processes"
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """A shipped recipe or a file, as plain YAML."""
     try:
-        document = cards.read("recipes", name)
+        return cards.read("recipes", name)
     except FileNotFoundError:
         if not Path(name).is_file():
             raise
-        document = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        document: dict[str, Any] = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        return document
+
+
+def data_of(name: str, document: dict[str, Any]) -> dict[str, Any]:
+    """`data.init_args` of a recipe."""
     data = document.get("data") or {}
     arguments = data.get("init_args") or {}
     if not isinstance(arguments, dict) or not (arguments.get("datasets")):
