@@ -58,6 +58,23 @@ def batch_mean(value: Tensor, count: int | Tensor) -> Tensor:
     return own + ((packed[:-1] / total).view_as(value) - own.detach())
 
 
+def average(values: Tensor) -> Tensor:
+    """Mean over processes, without gradient."""
+    mean = values.detach().clone()
+    all_reduce(mean)
+    return mean / place()[1]
+
+
+def gather(values: Tensor) -> Tensor:
+    """The tensors of all processes, which have one shape, one behind the other."""
+    values, world = values.unsqueeze(0).contiguous(), place()[1]
+    if world == 1:
+        return values
+    parts = [torch.empty_like(values) for _ in range(world)]
+    distributed.all_gather(parts, values)
+    return torch.cat(parts)
+
+
 def mean_rows(rows: Float[Tensor, "row ..."]) -> Tensor:
     """Mean over the rows of all processes, without gradient."""
     if place()[1] == 1:
@@ -122,7 +139,7 @@ class _Gather(torch.autograd.Function):
         return gathered
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         grad = grad.contiguous().clone()
         all_reduce(grad)
         return grad[ctx.before : ctx.before + ctx.n], None, None

@@ -25,8 +25,8 @@ from neurofm.units import Kind
 
 # Standardized values beyond this are artefacts; they would rule the squared error.
 LIMIT = 15.0
-# Added to the power of a bin of a signal of variance 1, so that silence has a logarithm.
-POWER_FLOOR = 1e-3
+# Power of a bin of a signal of variance 1 below which differences fade; silence becomes zero.
+POWER_FLOOR = 0.03
 
 
 class Patches(NamedTuple):
@@ -113,13 +113,13 @@ class PatchTokenizer(nn.Module):
     def log_spectrum(
         self, patches: Float[Tensor, "*other sample"]
     ) -> Float[Tensor, "*other frequency"]:
-        """Logarithm of the power in each bin above 0 Hz, of a patch seen through a Hann window.
+        """`log(1 + power / 0.03)` in each bin above 0 Hz, of a patch seen through a Hann window.
 
         White noise of variance 1 has power 1 in every bin.
         """
         found = torch.fft.rfft(patches.float() * self.window, dim=-1)[..., 1 : self.n_bins + 1]
         power = (found.real.square() + found.imag.square()) / self.window.square().sum()
-        return (power + POWER_FLOOR).log()
+        return (power / POWER_FLOOR).log1p()
 
     def forward(self, batch: Batch) -> Tokens:
         """Tokens channel by channel, continuous."""
