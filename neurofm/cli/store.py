@@ -22,7 +22,9 @@ from neurofm.data.preparing.keys import default_store_root
 from neurofm.data.preparing.problems import PROBLEMS, read_problems
 from neurofm.data.preparing.rebuilds import outlook, replaced_versions
 from neurofm.data.steps.preprocess import build_steps
+from neurofm.data.tokenized.outlook import outlook_of_tokens
 from neurofm.io import Entry, Store, open_corpus
+from neurofm.io.stores.blocks import TOKENS
 from neurofm.io.stores.inventory import LOCK, Leftover, is_store, leftovers
 from neurofm.io.stores.manifest import MANIFEST
 from neurofm.io.stores.remote import is_remote
@@ -209,7 +211,7 @@ def _du(console: Console, stores: Sequence[Path], *, as_json: bool) -> int:
     say = _say(console)
     say(f"{len(found)} store{'' if len(found) == 1 else 's'}, {hours:.1f} h, {readable(size)}")
     if any(item.damaged for item in found):
-        say("Damaged files: `neurofm verify STORE --repair` prepares them again.")
+        say("Damaged files: `neurofm verify STORE` says how to make them again.")
     if any(item.removable for item in found):
         say("What can go: `neurofm store gc` lists it.")
     return 0
@@ -310,6 +312,10 @@ def _explain(console: Console, store: Store, args: argparse.Namespace) -> None:
         _explain_recording(say, store, chosen)
     if is_remote(store.where):
         return
+    if about.get("dtype") == TOKENS:
+        for line in outlook_of_tokens(store, only=None if chosen is None else chosen.recording.id):
+            say(line)
+        return
     try:
         corpus = open_corpus(args.card or about["dataset"], root=args.root)
         steps = build_steps(about["steps"], line_freq=corpus.line_freq)
@@ -333,10 +339,13 @@ def _explain_recording(say: Any, store: Store, entry: Entry) -> None:
         f"{entry.recording.id}: {entry.n_channels} channels at {entry.sfreq:g} Hz, "
         f"{entry.duration:.1f} s, {len(entry.events)} events, {readable(entry.n_bytes)}"
     )
-    say(
-        f"  key {entry.key}, samples {entry.dtype} in blocks of {entry.block}, "
-        f"error at most {float(entry.max_error.max()):.3g} (working unit)"
-    )
+    if entry.dtype == TOKENS:
+        say(f"  key {entry.key}, tokens in blocks of {entry.block} bytes, one for each window")
+    else:
+        say(
+            f"  key {entry.key}, samples {entry.dtype} in blocks of {entry.block}, "
+            f"error at most {float(entry.max_error.max()):.3g} (working unit)"
+        )
     say(f"  made from {source} by code version {entry.provenance.get('code_version')}")
     for name, digest in (entry.provenance.get("sources") or {}).items():
         say(f"    {name}  {digest}")

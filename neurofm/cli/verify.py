@@ -28,12 +28,14 @@ from rich.table import Table
 from neurofm.cli.store import listed_stores, readable
 from neurofm.data.preparing.repair import repair
 from neurofm.io import Store, open_corpus, seal
+from neurofm.io.stores.blocks import TOKENS
 from neurofm.io.stores.damage import Damage, find_damage
 from neurofm.io.stores.files import read_whole
 from neurofm.io.stores.inventory import Leftover, leftovers
 from neurofm.io.stores.manifest import read_manifest
 from neurofm.io.stores.remote import is_remote
 
+_TOKENIZE = "neurofm tokenize with the same options and --rehash"
 _SHOWN = 20  # rows of the table; --json has all
 
 
@@ -43,6 +45,7 @@ class Findings:
 
     Args:
         index: Why the index cannot be used, "" if it can.
+        tokens: It is a store of tokens.
         failed: Why damaged recordings could not be made anew, by their ids.
         repaired: How many were.
     """
@@ -51,6 +54,7 @@ class Findings:
     recordings: int = 0
     n_bytes: int = 0
     index: str = ""
+    tokens: bool = False
     damaged: list[Damage] = field(default_factory=list)
     leftovers: list[Leftover] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
@@ -128,6 +132,7 @@ def _whole_index(where: str) -> Store:
 
 def _read(store: Store, findings: Findings, *, quiet: bool) -> None:
     findings.recordings = len(store)
+    findings.tokens = store.about.get("dtype") == TOKENS
     findings.n_bytes = int(store.columns.n_bytes.sum())
     columns = (
         TextColumn("reading {task.description}"),
@@ -151,6 +156,8 @@ def _repair(store: Store, findings: Findings, args: argparse.Namespace) -> None:
             f"{findings.where}: a store that is elsewhere cannot be repaired from here. Repair the "
             "folder it is a copy of, and copy it again."
         )
+    if store.about.get("dtype") == TOKENS:
+        raise ValueError(f"{findings.where}: tokens are made again by {_TOKENIZE}.")
     if not {"dataset", "steps", "dtype"} <= store.about.keys():
         raise ValueError(
             f"{findings.where}: its manifest does not say of which dataset, with which steps and "
@@ -210,7 +217,8 @@ def _print(console: Console, found: Findings) -> None:
     if found.repaired:
         say(f"{found.repaired} of {len(found.damaged)} damaged recordings were made anew.")
     elif found.damaged and not found.failed:
-        say(f"Prepare these again, and no others: neurofm verify {found.where} --repair")
+        again = _TOKENIZE if found.tokens else f"neurofm verify {found.where} --repair"
+        say(f"Make these again, and no others: {again}")
     if found.leftovers:
         size = sum(item.n_bytes for item in found.leftovers)
         say(
