@@ -30,11 +30,9 @@ from neurofm.data.windows import Windows
 from neurofm.io import Entry, Store
 from neurofm.io.stores.blocks import TOKENS
 from neurofm.io.stores.store import read_record
-from neurofm.io.stores.tokens import VALUE_TYPES, WindowTokens, write_tokens
+from neurofm.io.stores.tokens import CODE_VERSION, VALUE_TYPES, WindowTokens, write_tokens
 from neurofm.types import Recording
 
-# Increase when a change of code changes the tokens that are written.
-CODE_VERSION = 1
 _SAMPLES = 1 << 20  # of a batch: what the first layers make of them is some hundred megabytes
 _TORCH = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 

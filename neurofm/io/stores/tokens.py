@@ -25,6 +25,8 @@ from neurofm.io.stores.manifest import Entry, sensors_document
 from neurofm.io.stores.store import Store, complete, write_blocks
 from neurofm.shapes import Bool, Float, Int
 
+# Increase when a change of code changes the tokens that are written.
+CODE_VERSION = 1
 # As they are on disk; numpy has no bfloat16, its bits are kept.
 VALUE_TYPES = {"none": "<u2", "float16": "<f2", "bfloat16": "<u2", "float32": "<f4"}
 _CODE_TYPES = ("|u1", "<u2", "<u4")
