@@ -170,9 +170,14 @@ class Contract:
         mine, theirs = self.expects(), other.expects()
         wrong = [
             f"{name}: {mine[name]!r} against {theirs[name]!r}"
-            for name in ("channels", "n_channels", "unit", "n_times", "positions")
+            for name in ("n_channels", "unit", "n_times")
             if name in mine and name in theirs and mine[name] != theirs[name]
         ]
+        names = [
+            [_same(n) for n in part["channels"]] for part in (mine, theirs) if "channels" in part
+        ]
+        if len(names) == 2 and names[0] != names[1]:
+            wrong.append(f"channels: {_some(mine['channels'])} against {_some(theirs['channels'])}")
         for name in ("sfreq", "window_s"):
             if name in mine and name in theirs and not _close(mine[name], theirs[name]):
                 wrong.append(f"{name}: {mine[name]:g} against {theirs[name]:g}")

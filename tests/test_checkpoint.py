@@ -150,11 +150,9 @@ def test_a_file_may_not_choose_what_code_runs(tmp_path: Path) -> None:
     torch.save({"hyper_parameters": {"model": spec}, "state_dict": {}}, tmp_path / "last.ckpt")
     with pytest.raises(ValueError, match="outside neurofm"):
         load_model(tmp_path / "last.ckpt")
-    save_file(
-        {"a": torch.zeros(1)},
-        tmp_path / "m.safetensors",
-        metadata={"neurofm": json.dumps({"format": 1, **spec})},
-    )
+    path = save_model(small_model(), tmp_path / "m.safetensors")
+    card = json.dumps(read_card(path) | spec)
+    save_file(load_file(path), path, metadata={"neurofm": card})
     with pytest.raises(ValueError, match="outside neurofm"):
         load_model(tmp_path / "m.safetensors")
 

@@ -16,7 +16,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS: dict[str, float] = {
     **dict.fromkeys(("shapes", "units"), 0),
     **dict.fromkeys(("types", "batch", "cards", "compat"), 1),
-    "contract": 1.5,
+    **dict.fromkeys(("contract", "amplitudes"), 1.5),
     **dict.fromkeys(("nn", "io", "linear", "metrics", "stats"), 2),
     **dict.fromkeys(("data", "tokenizers"), 3),
     **dict.fromkeys(("models", "readouts"), 4),

@@ -20,7 +20,8 @@ from scipy.signal import resample
 
 from neurofm.batch import Batch
 from neurofm.io import load_model
-from neurofm.io.checkpoint import convert_checkpoint, sha256
+from neurofm.io import convert_checkpoint
+from neurofm.io.checkpoint import sha256
 from neurofm.nn.linear_attention import LinearAttention
 from neurofm.tokenizers import TFMTokenizer
 from neurofm.tokenizers.tfm_input import fourier_resample, percentile_scale, spectrum

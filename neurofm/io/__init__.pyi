@@ -3,8 +3,6 @@ from .annotations import AnnotatedReader as AnnotatedReader
 from .arrays import ArrayReader as ArrayReader
 from .bids import BIDSReader as BIDSReader
 from .braindecode_weights import load_braindecode as load_braindecode
-from .checkpoint import Conversion as Conversion
-from .checkpoint import convert_checkpoint as convert_checkpoint
 from .checkpoint import load_model as load_model
 from .checkpoint import load_tokenizer as load_tokenizer
 from .checkpoint import read_card as read_card
@@ -12,6 +10,9 @@ from .checkpoint import save_model as save_model
 from .contacts import Contact as Contact
 from .contacts import parse_contact as parse_contact
 from .contacts import read_electrodes as read_electrodes
+from .conversion import Conversion as Conversion
+from .conversion import ConversionError as ConversionError
+from .conversion import convert_checkpoint as convert_checkpoint
 from .corpus import Corpus as Corpus
 from .corpus import open_corpus as open_corpus
 from .fetch import fetch as fetch

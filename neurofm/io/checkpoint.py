@@ -1,19 +1,20 @@
-"""Models on disk: one safetensors file that says what it holds; published checkpoints into that.
+"""Models on disk: one safetensors file that says what it holds.
 
 A file written by `save_model` carries, in its header, the `class_path`/`init_args` that rebuild the
-model and the fields of its card (licence, citation, what the model expects, versions). Loading is
-strict: a missing, unknown or misshapen tensor is an error that names it. Nothing that needs more
-than tensors is unpickled. The recordings that a model was trained on (`Seen`) stay with it: in its
+model and the fields of its card (licence, citation, what it expects, what it was trained on,
+versions). Loading is strict: a missing, unknown or misshapen tensor is an error that names it, and
+so is a field that is missing or contradicts another (`model_card`). Nothing that needs more than
+tensors is unpickled. The recordings that a model was trained on (`Seen`) stay with it: in its
 attribute `seen` and in the file.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
+import logging
 import os
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,16 @@ from torch import nn
 
 from neurofm import cards
 from neurofm.batch import BrainModel, Tokenizer
+from neurofm.contract import Contract
+from neurofm.io.expectations import built_for, contract_of, expect
+from neurofm.io.model_card import (
+    about,
+    check_fields,
+    described,
+    digest,
+    parsed,
+    same_expectations,
+)
 from neurofm.io.seen import Seen
 from neurofm.io.tensors import (
     SEEN,
@@ -36,7 +47,7 @@ from neurofm.io.tensors import (
     seen_tensor,
 )
 
-FORMAT = 1
+log = logging.getLogger(__name__)
 _HEADER = "neurofm"
 
 
@@ -48,24 +59,23 @@ def save_model(model: nn.Module, path: str | Path, **fields: Any) -> Path:
             written with it; the card says how many recordings.
         path: Ends in `.safetensors`.
         fields: What else the file should say, such as `expects` or `license`; plain data. Fields of
-            the card the model was loaded from are passed on.
+            the card the model was loaded from, and what a training added to them, are passed on.
 
     Returns:
         The path.
+
+    Raises:
+        ValueError: Another ending, or `expects` that are unknown or contradict the network.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"save_model: {path} must end in .safetensors.")
     seen = Seen.of(model)
-    card = {
-        **getattr(model, "card", {}),
-        **fields,
-        "seen": len(seen),
-        **cards.spec_of(model),
-        "format": FORMAT,
-        "versions": {name: _version(name) for name in ("neurofm", "torch")},
-    }
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    card = {**getattr(model, "card", {}), **fields}
+    said = Contract.of(about(card).get("expects") or {}, where="save_model")
+    said.joined(built_for(model), where="save_model: `expects` and the model's arguments")
+    card = described(card, cards.spec_of(model), tensors, seen=len(seen))
     if len(seen):
         tensors[SEEN] = seen_tensor(seen)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,13 +107,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
             f"{path}: holds tensors but no description of a model. If it is a published "
             f"checkpoint, run `neurofm convert {path.name} --model NAME --out FILE.safetensors`."
         )
-    card = json.loads(header)
-    if card.get("format") != FORMAT:
-        raise ValueError(
-            f"{path}: format {card.get('format')}, this version of neurofm reads {FORMAT}. Update "
-            "neurofm."
-        )
-    return card
+    return parsed(header, path)
 
 
 def load_model(
@@ -150,11 +154,23 @@ def load_tokenizer(
 ) -> Tokenizer:
     """A tokenizer by card, file or run, as `load_model`; of a whole model, its tokenizer."""
     found = _load(name, weights=weights, tokenizer=None, trusted=trusted)
-    seen, found = Seen.of(found), getattr(found, "tokenizer", found)
-    found.seen = seen
+    whole, seen = found, Seen.of(found)
+    found = getattr(whole, "tokenizer", whole)
+    if found is not whole and isinstance(found, nn.Module):
+        found.seen = seen  # type: ignore[assignment]
+        _inherit(found, whole, where=str(name))
     if not isinstance(found, Tokenizer):
         raise ValueError(f"{name}: holds a {type(found).__name__}, which has no tokenizer.")
     return found
+
+
+def _inherit(tokenizer: nn.Module, model: nn.Module, *, where: str) -> None:
+    """Let a tokenizer taken out of a model keep what is known of the signal it was trained on."""
+    card = dict(getattr(model, "card", {}))
+    card.pop("card", None)
+    # Which channels there are, and in which order, is the model's affair.
+    said = replace(contract_of(model), channels=(), n_channels=None, max_channels=None)
+    expect(tokenizer, {**card, "expects": said.expects()}, where=where)
 
 
 def newest_checkpoint(folder: str | Path) -> Path:
@@ -210,7 +226,7 @@ def _load(
     if tokenizer is not None:
         spec["init_args"]["tokenizer"] = load_tokenizer(tokenizer, trusted=trusted)
     model: nn.Module = cards.build(spec, trusted=trusted)
-    model.card = _about(card)  # type: ignore[assignment]
+    expect(model, about(card) | {"card": Path(str(name)).stem}, where=f"card {name}")
     file = weights if weights is not None else card.get("weights")
     if isinstance(file, dict):
         _check_sha256(existing(file["file"]), file.get("sha256"))
@@ -223,49 +239,29 @@ def _load(
             state |= {key: value for key, value in own.items() if key.startswith("tokenizer.")}
         load_state(model, state, where=str(file))
         model.seen = read_seen(file)  # type: ignore[assignment]
+        _take_over(model, Path(file), card, name=str(name))
     return model.eval()
 
 
-@dataclass(frozen=True)
-class Conversion:
-    """What became of the tensors of a published checkpoint.
-
-    Args:
-        path: File written.
-        used: Our names of the tensors taken over.
-        unused: Names in the checkpoint that the model computes itself.
-    """
-
-    path: Path
-    used: tuple[str, ...]
-    unused: tuple[str, ...]
-
-
-def convert_checkpoint(path: str | Path, model: str, out: str | Path) -> Conversion:
-    """Turn a published checkpoint into a file of ours.
-
-    Args:
-        path: A flat state dict, as torch pickle (tensors only) or safetensors.
-        model: Name of the model card it belongs to.
-        out: Ends in `.safetensors`.
+def _take_over(model: nn.Module, file: Path, card: dict[str, Any], *, name: str) -> None:
+    """Let a model built by card know what the file of its weights says of their training.
 
     Raises:
-        ValueError: A tensor is missing, unknown or has another shape; the message lists them.
+        ValueError: File and card contradict each other.
     """
-    source = existing(path)
-    card = cards.read("models", model)
-    built: nn.Module = cards.build(_spec(card))
-    rename = getattr(built, "rename_keys", None)
-    if rename is None:
-        raise ValueError(f"Model {model}: {type(built).__name__} knows no published checkpoint.")
-    tensors = read_tensors(source)
-    renamed = rename(tensors)
-    kept = {id(tensor) for tensor in renamed.values()}
-    unused = tuple(key for key, tensor in tensors.items() if id(tensor) not in kept)
-    load_state(built, renamed, where=f"{source} as {model}")
-    built.card = _about(card)  # type: ignore[assignment]
-    saved = save_model(built, out, converted_from={"file": source.name, "sha256": sha256(source)})
-    return Conversion(saved, tuple(sorted(renamed)), unused)
+    if file.suffix != ".safetensors":
+        return
+    with safe_open(file, framework="pt") as opened:
+        header = json.loads((opened.metadata() or {}).get(_HEADER, "{}"))
+    if header.get("format") in (None, 1):  # nothing but weights is known
+        return
+    said = read_card(file)
+    check_fields(said, file)
+    expects = about(said)["expects"]
+    same_expectations(expects, card.get("expects") or {}, f"{file}: expects", name)
+    known = {key: said[key] for key in ("statistics", "trained_on") if said[key]}
+    own = getattr(model, "card", {})
+    expect(model, {**own, **known, "expects": {**own.get("expects", {}), **expects}}, where=name)
 
 
 def sha256(path: str | Path) -> str:
@@ -276,10 +272,22 @@ def sha256(path: str | Path) -> str:
 
 def _load_safetensors(path: Path, trusted: tuple[str, ...]) -> nn.Module:
     card = read_card(path)
+    check_fields(card, path)
     model: nn.Module = cards.build(_spec(card), trusted=trusted)
-    load_state(model, read_tensors(path), where=str(path))
-    model.card = _about(card)  # type: ignore[assignment]
+    expect(model, about(card), where=str(path))
+    tensors = read_tensors(path)
+    load_state(model, tensors, where=str(path))
+    if digest(card, tensors) != card["digest"]:
+        raise ValueError(
+            f"{path}: its digest does not match: a byte of the weights or of the description was "
+            "changed after it was saved. Copy or download the file again."
+        )
     model.seen = read_seen(path)  # type: ignore[assignment]
+    if len(cast(Any, model.seen)) != card["seen"]:
+        raise ValueError(
+            f"{path}: the description says that {card['seen']} recordings were seen in training, "
+            f"the file names {len(cast(Any, model.seen))}. Save the model again."
+        )
     return model.eval()
 
 
@@ -304,6 +312,11 @@ def _load_lightning(path: Path, trusted: tuple[str, ...]) -> nn.Module:
         if key.startswith(prefix)
     }
     load_state(model, state, where=str(path))
+    card = checkpoint.get("card")
+    if isinstance(card, dict):
+        expect(model, about(card), where=str(path))
+    else:
+        log.warning("%s was written before checkpoints said what data they were trained on", path)
     model.seen = seen_from(checkpoint.get("seen"), where=str(path))  # type: ignore[assignment]
     return model.eval()
 
@@ -312,19 +325,6 @@ def _spec(card: dict[str, Any]) -> dict[str, Any]:
     return {"class_path": card["class_path"], "init_args": dict(card["init_args"])}
 
 
-def _about(card: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a card that describe a model wherever it goes."""
-    skip = ("class_path", "init_args", "weights", "format", "versions", "seen")
-    return {key: value for key, value in card.items() if key not in skip}
-
-
 def _check_sha256(path: Path, expected: str | None) -> None:
     if expected is not None and (found := sha256(path)) != expected:
         raise ValueError(f"{path}: sha256 is {found}, the model card says {expected}.")
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
