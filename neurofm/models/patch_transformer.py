@@ -25,7 +25,7 @@ from neurofm.models.brainomni import CodePrediction
 from neurofm.models.meg_gpt import NextPrediction
 from neurofm.models.patch_transformer_layers import Block, Place, layout
 from neurofm.models.patch_transformer_masks import Scheme, choose_hidden, vary
-from neurofm.nn.transformer import RMSNorm, initialize
+from neurofm.nn.transformer import RMSNorm
 from neurofm.shapes import Bool, Float
 from neurofm.tokenizers.patch import PatchTokenizer
 
@@ -108,7 +108,7 @@ class PatchTransformer(nn.Module):
         )
         self.norm = RMSNorm(dim)
         if self.pretraining in ("signal", "codes"):
-            self.mask_token = nn.Parameter(torch.zeros(dim))
+            self.mask_token = nn.Parameter(torch.randn(dim))
         self.n_levels = 1
         n_out = dim
         if self.pretraining in ("codes", "next"):
@@ -117,6 +117,13 @@ class PatchTransformer(nn.Module):
             n_out = self.n_levels * tokenizer.n_codes
         elif self.pretraining == "signal":
             n_out = tokenizer.dim
+            learns = any(p.requires_grad for p in cast(nn.Module, tokenizer).parameters())
+            if learns and not isinstance(tokenizer, PatchTokenizer) and continuous:
+                raise ValueError(
+                    f"PatchTransformer: {type(tokenizer).__name__} learns, so that its values are "
+                    "no target: they would become equal. Use PatchTokenizer, or pretraining "
+                    "'views'."
+                )
             if isinstance(tokenizer, PatchTokenizer):
                 n_out = tokenizer.n_samples + tokenizer.n_bins
         self.head: nn.Module = nn.Linear(dim, n_out)
@@ -129,15 +136,21 @@ class PatchTransformer(nn.Module):
             self.tokenizer.requires_grad_(False).eval()
 
     def _start(self) -> None:
-        initialize(self)
-        for layer in [self.projection, *self.place.modules()]:
+        """Unit variance everywhere. Weights of 0.02, as in larger models, leave the attention of a
+        narrow one even for hundreds of steps."""
+        for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-        for block in cast("list[Block]", list(self.blocks)):
-            for last in (block.out, block.narrow):
-                nn.init.trunc_normal_(last.weight, std=0.02 * (2 * self.depth) ** -0.5)
-        if hasattr(self, "mask_token"):
-            nn.init.normal_(self.mask_token, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+            elif isinstance(layer, nn.Embedding):
+                nn.init.normal_(layer.weight)
+        with torch.no_grad():
+            for block in cast("list[Block]", list(self.blocks)):
+                for last in (block.out, block.narrow):
+                    last.weight.mul_((2 * self.depth) ** -0.5)
+            if isinstance(self.head, nn.Linear):
+                self.head.weight.mul_(0.1)
 
     def requires_grad_(self, requires_grad: bool = True) -> PatchTransformer:
         """Freeze or thaw everything but a tokenizer with codes, which stays frozen."""
@@ -198,9 +211,6 @@ class PatchTransformer(nn.Module):
             "'full' with masked pretraining of scheme 'random'."
         )
 
-    def _needs_grid(self) -> bool:
-        return self.attention == "criss_cross"
-
     def relate(
         self,
         tokens: Tokens,
@@ -220,7 +230,7 @@ class PatchTransformer(nn.Module):
             x = torch.where(hidden.unsqueeze(-1), self.mask_token.to(x.dtype), x)
         x = x + self._places(tokens, batch)
         if rows is None:
-            rows = self.rows(tokens) if self._needs_grid() else 1
+            rows = self.rows(tokens) if self.attention == "criss_cross" else 1
         at = layout(
             tokens.time,
             tokens.mask,

@@ -21,7 +21,11 @@ from torch import Tensor, nn
 from neurofm.batch import Batch, Tokens
 from neurofm.cards import configured
 from neurofm.shapes import Bool, Float, Int
+from neurofm.tokenizers.checks import check_batch
+from neurofm.tokenizers.grid import channel_tokens
 from neurofm.units import Kind
+
+KINDS = tuple(kind for kind in Kind if kind != Kind.PAD)
 
 # Standardized values beyond this are artefacts; they would rule the squared error.
 LIMIT = 15.0
@@ -77,34 +81,16 @@ class PatchTokenizer(nn.Module):
         """Standardized patches, zeros in padded channels.
 
         Raises:
-            ValueError: Rate, a window shorter than a patch or without a real channel, or values
+            ValueError: Rate, a window without a real channel or shorter than a patch, or values
                 not finite.
         """
-        if abs(batch.sfreq - self.sfreq) > 1e-3 * self.sfreq:
-            raise ValueError(
-                f"PatchTokenizer: the batch has {batch.sfreq:g} Hz, expected {self.sfreq:g} Hz. "
-                f"Prepare the data with Resample(sfreq={self.sfreq:g})."
-            )
-        if batch.x.shape[-1] < self.n_samples:
-            raise ValueError(
-                f"PatchTokenizer: windows of {batch.x.shape[-1]} samples are shorter than a patch "
-                f"of {self.n_samples}. Set window_s to {self.patch_s:g} or more."
-            )
+        check_batch(
+            batch, name="PatchTokenizer", kinds=KINDS, sfreq=self.sfreq, least=self.n_samples
+        )
         mask = batch.channel_mask
-        if not bool(mask.any(1).all()):
-            empty = torch.nonzero(~mask.any(1)).flatten().tolist()
-            raise ValueError(
-                f"PatchTokenizer: windows {empty} of the batch have no real channel. Drop windows "
-                "whose channel_mask is all False."
-            )
         x = torch.where(mask.unsqueeze(-1), batch.x.float(), 0)
         x = x - x.mean(-1, keepdim=True)
         spread = x.square().mean(-1).sqrt()
-        if not bool(spread.isfinite().all()):
-            raise ValueError(
-                "PatchTokenizer: the batch holds NaN or infinite values. Interpolate or drop the "
-                "channels concerned (`neurofm check` names them)."
-            )
         scale = scale_of_kind(spread.detach(), batch.kind, mask)
         x = (x / scale.unsqueeze(-1)).clamp(-LIMIT, LIMIT)
         n = x.shape[-1] // self.n_samples
@@ -124,19 +110,13 @@ class PatchTokenizer(nn.Module):
     def forward(self, batch: Batch) -> Tokens:
         """Tokens channel by channel, continuous."""
         values, scale = self.patches(batch)
-        n, channels, steps, _ = values.shape
+        steps = values.shape[2]
         loudness = scale.log().clamp(-LIMIT, LIMIT)[..., None, None].expand(-1, -1, steps, 1)
         out = self.linear(torch.cat([values, loudness], -1))
         if self.spectrum is not None:
             out = out + self.spectrum(self.log_spectrum(values))
         time = (torch.arange(steps, device=out.device) + 0.5) * self.patch_s
-        channel = torch.arange(channels, device=out.device).repeat_interleave(steps)
-        return Tokens(
-            values=out.flatten(1, 2),
-            mask=batch.channel_mask.repeat_interleave(steps, 1),
-            channel=channel.expand(n, -1),
-            time=time.repeat(channels).expand(n, -1),
-        )
+        return channel_tokens(out, batch.channel_mask, time)
 
 
 def scale_of_kind(
