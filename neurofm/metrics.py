@@ -193,6 +193,52 @@ def pearson_r(
         return np.where(scale > 0, (a * b).sum(-1) / scale, np.nan)
 
 
+def limit_bands(
+    bands: Mapping[str, tuple[float, float]] = EEG_BANDS,
+    *,
+    sfreq: float,
+    band: tuple[float, float] | None = None,
+) -> dict[str, tuple[float, float]]:
+    """Bands cut to what a signal can hold; those that lose more than half their width are left out.
+
+    Args:
+        sfreq: Hz; nothing is above half of it.
+        band: Hz, what filters left of the signal; None = all.
+    """
+    lowest, highest = band or (0.0, np.inf)
+    cut = {
+        name: (max(low, lowest), min(high, highest, sfreq / 2))
+        for name, (low, high) in bands.items()
+    }
+    return {
+        name: (low, high)
+        for name, (low, high) in cut.items()
+        if high - low >= (bands[name][1] - bands[name][0]) / 2
+    }
+
+
+def band_powers(
+    x: Float[np.ndarray, "*channel time"],
+    reconstruction: Float[np.ndarray, "*channel time"],
+    sfreq: float,
+    bands: Mapping[str, tuple[float, float]] = EEG_BANDS,
+) -> Float[np.ndarray, "signal *channel band"]:
+    """Power in each band of x, of the error (x - reconstruction), and of the reconstruction.
+
+    The Welch estimate over at most two seconds at a time, in squared units of x up to one factor;
+    0 for all three where a band holds no frequency bin.
+    """
+    a = np.asarray(x, dtype=np.float64)
+    b = np.asarray(reconstruction, dtype=np.float64)
+    if a.shape != b.shape:
+        raise ValueError(f"band_powers: x has shape {a.shape}, reconstruction {b.shape}.")
+    n = min(a.shape[-1], round(2 * sfreq))
+    freqs = np.fft.rfftfreq(n, 1 / sfreq)
+    inside = np.stack([(freqs >= low) & (freqs < high) for low, high in bands.values()], -1)
+    spectra = [welch(y, sfreq, nperseg=n, detrend="constant")[1] for y in (a, a - b, b)]
+    return np.stack(spectra) @ inside.astype(np.float64)
+
+
 def band_error(
     x: Float[np.ndarray, "*channel time"],
     reconstruction: Float[np.ndarray, "*channel time"],
@@ -213,28 +259,13 @@ def band_error(
         over that of x (1 = as strong, whatever its phase). NaN where x has no power, where the band
         holds no frequency bin or reaches past half of `sfreq`.
     """
-    a = np.asarray(x, dtype=np.float64)
-    b = np.asarray(reconstruction, dtype=np.float64)
-    if a.shape != b.shape:
-        raise ValueError(f"band_error: x has shape {a.shape}, reconstruction {b.shape}.")
-    n = min(a.shape[-1], round(2 * sfreq))
-
-    def power(signal: np.ndarray) -> np.ndarray:
-        spectrum = welch(signal, sfreq, nperseg=n, detrend="constant")[1]
-        return spectrum.reshape(-1, spectrum.shape[-1]).sum(0)
-
-    freqs = np.fft.rfftfreq(n, 1 / sfreq)
-    original, error, remade = power(a), power(a - b), power(b)
+    summed = band_powers(x, reconstruction, sfreq, bands)
+    original, error, remade = summed.reshape(3, -1, len(bands)).sum(1)
     result = {}
-    for name, (low, high) in bands.items():
-        inside = (freqs >= low) & (freqs < high)
-        total = original[inside].sum()
-        if total > 0 and high <= sfreq / 2:
-            explained = float(1 - error[inside].sum() / total)
-            result[name] = {
-                "explained": explained,
-                "power_ratio": float(remade[inside].sum() / total),
-            }
-        else:
-            result[name] = {"explained": float("nan"), "power_ratio": float("nan")}
+    for i, (name, (_, high)) in enumerate(bands.items()):
+        explained = ratio = float("nan")
+        if original[i] > 0 and high <= sfreq / 2:
+            explained = float(1 - error[i] / original[i])
+            ratio = float(remade[i] / original[i])
+        result[name] = {"explained": explained, "power_ratio": ratio}
     return result

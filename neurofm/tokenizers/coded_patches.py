@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from neurofm.batch import Batch, Tokens
 from neurofm.cards import configured
-from neurofm.nn.processes import all_reduce
+from neurofm.nn.processes import all_reduce, batch_mean
 from neurofm.nn.quantize import Quantized
 from neurofm.shapes import Bool, Float
 from neurofm.tokenizers.checks import check_batch
@@ -205,7 +205,7 @@ class CodedPatches(nn.Module):
         rows = self.scaled(batch)[batch.channel_mask]
         found: Quantized = self.quantizer(self.encode_rows(rows), generator=generator)
         made = self.decode_rows(found.values).float()
-        error = F.smooth_l1_loss(made, rows)
+        error = batch_mean(F.smooth_l1_loss(made, rows), len(rows))
         with torch.no_grad():
             both = torch.stack([rows, made])
             both = F.normalize(both - both.mean(-1, keepdim=True), dim=-1)

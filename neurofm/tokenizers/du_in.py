@@ -176,6 +176,11 @@ class DuInTokenizer(nn.Module):
             signal = nn.functional.pad(signal, (0, 0, 0, missing))
         return torch.where(real, signal[:, : batch.x.shape[1]], 0)
 
+    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """batch channel time, twice: the standardized signal, and what its codes make of it."""
+        x = self.encoder.signal(batch)
+        return x, self.decode(self(batch), batch)[:, : x.shape[1]]
+
     def loss(self, batch: Batch, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Stage-1 training loss of a batch; see `losses`."""
         x = self.encoder.signal(batch)

@@ -308,6 +308,11 @@ class EphysTokenizer(nn.Module):
         signal = self.decode_labels(torch.where(real, labels, self.label_map.max()))
         return torch.where(real, signal, 0)
 
+    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """batch channel step, twice: the standardized signal, and what its codes make of it."""
+        x = self.prepare(batch)
+        return x[..., self.margin : x.shape[-1] - self.margin], self.decode(self(batch), batch)
+
     def count_tokens(self, batch: Batch) -> Int[Tensor, " token"]:
         """How often each token occurs in the batch; sums over training data make a vocabulary."""
         found = self.tokens_of(self.prepare(batch)[batch.channel_mask].unsqueeze(1))

@@ -29,7 +29,14 @@ from neurofm.nn.linear_attention import LinearTransformer
 from neurofm.nn.processes import mean_rows
 from neurofm.nn.quantize import straight_through
 from neurofm.shapes import Bool, Float, Int
-from neurofm.tokenizers.tfm_input import HOP, SFREQ, WINDOW, packed_signal, spectrum
+from neurofm.tokenizers.tfm_input import (
+    HOP,
+    SFREQ,
+    WINDOW,
+    packed_signal,
+    spectrum,
+    with_magnitude,
+)
 from neurofm.units import Kind
 
 
@@ -270,12 +277,17 @@ class TFMTokenizer(nn.Module):
         """Number of each token's frame, from its time."""
         return ((tokens.time * SFREQ - WINDOW / 2) / HOP).round().long()
 
-    def reconstruct(
-        self, batch: Batch
-    ) -> tuple[Float[Tensor, "row bin frame"], Float[Tensor, "row bin frame"]]:
-        """Spectrum of each real channel, and what the decoder makes of its codes."""
-        x = self.prepare(batch)
-        return self.spectrum(x), self.rebuild(self.quantizer(self.encode_rows(x))[0])
+    def reconstruct(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """batch channel frame time, twice: tapered frames of the scaled signal, and of its codes.
+
+        Codes describe magnitudes; the phase is the signal's own. Zeros in padded channels.
+        """
+        x, mask = self.prepare(batch), batch.channel_mask
+        made = self.rebuild(self.quantizer(self.encode_rows(x))[0])
+        both = with_magnitude(x, made.clamp(min=0))
+        n = mask.shape
+        pair = (part.new_zeros(*n, *part.shape[1:]).index_put((mask,), part) for part in both)
+        return next(pair), next(pair)
 
     def loss(self, batch: Batch, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Training loss of a batch; see `losses`."""

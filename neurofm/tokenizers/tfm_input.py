@@ -67,6 +67,19 @@ def spectrum(x: Float[Tensor, "row time"], n_bins: int) -> Float[Tensor, "row bi
     return torch.fft.rfft(frames)[..., :n_bins].abs().transpose(1, 2)
 
 
+def with_magnitude(
+    x: Float[Tensor, "row time"], magnitude: Float[Tensor, "row bin frame"]
+) -> tuple[Float[Tensor, "row frame sample"], Float[Tensor, "row frame sample"]]:
+    """Frames of a signal through the Hann window, and the same with other magnitudes.
+
+    Frequencies beyond the bins are left out of both.
+    """
+    window = torch.hann_window(WINDOW, device=x.device, dtype=x.dtype)
+    found = torch.fft.rfft(x.unfold(-1, WINDOW, HOP) * window)[..., : magnitude.shape[1]]
+    other = torch.polar(magnitude.transpose(1, 2).to(x.dtype), found.angle())
+    return torch.fft.irfft(found, WINDOW), torch.fft.irfft(other, WINDOW)
+
+
 def n_frames(samples: int) -> int:
     """Frames of a window; samples behind the last whole frame are not seen."""
     return (samples - WINDOW) // HOP + 1
