@@ -41,8 +41,8 @@ def channel_amplitudes(batch: Batch, *, windows: int = _WINDOWS) -> dict[str, li
     size = torch.where(mask.unsqueeze(-1), x, 0).std(-1, correction=0)
     found: dict[str, list[float]] = {}
     for value in kind[mask].unique().tolist():
-        own = size[mask & (kind == value)]
-        own = own[(own > 0) & own.isfinite()].tolist()
+        sizes = size[mask & (kind == value)]
+        own = sizes[(sizes > 0) & sizes.isfinite()].tolist()
         if own:
             found[Kind(value).name.lower()] = own
     return found

@@ -145,7 +145,7 @@ class Contract:
                 f"{', '.join((*known, *_OTHER_FIELDS))}."
             )
         try:
-            return cls(**{name: _plain(expects[name]) for name in known if name in expects})
+            return cls(**{name: _plain(name, expects[name]) for name in known if name in expects})
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: expects: {error}") from error
 
@@ -372,8 +372,13 @@ def check_values(batch: Batch, *, model: str) -> None:
         )
 
 
-def _plain(value: Any) -> Any:
-    """YAML's lists as tuples."""
+def _plain(name: str, value: Any) -> Any:
+    """YAML's lists as tuples, and its whole numbers as floats where they have a unit."""
+    if name in ("sfreq", "window_s", "min_window_s") and value is not None:
+        return float(value)
+    if name == "band" and value is not None:
+        low, high = value
+        return float(low), float(high)
     return tuple(value) if isinstance(value, list) else value
 
 
