@@ -26,7 +26,7 @@ WEIGHTS = ("pretrained", "random")
 READINGS = ("linear probe", "fine-tuned")
 _FIELDS = ("description", "version", "data", "people", "train", "test", "shares", "seeds")
 _METHOD = {"title", "data", "labels_in_pretraining", "estimator", "model", "readout", "stages"}
-_METHOD |= {"weights", "finetune", "about"}
+_METHOD |= {"weights", "finetune", "about", "standardize_features"}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import time
@@ -133,10 +134,16 @@ class Runner:
                 "cpu_s": round(cost + (shared if number == 0 else 0), 3),
                 "pretraining_cpu_s": decoder.pretraining.get("cpu_s", 0.0),
                 "pretraining": decoder.pretraining.get("stages", []) if number == 0 else [],
-                "versions": versions(),
+                "versions": _versions(),
             }
             write_record(self.work / "records", record)
         return len(group.cells)
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Once per process: asking git takes longer than many a cell."""
+    return versions()
 
 
 def scores_of(scores: FoldScores) -> dict[str, dict[str, float]]:
@@ -232,7 +239,11 @@ class _Neural:
                 readout.features(cast(BrainModel, self.model).encode(_some(self.batch, part)))
                 for part in _parts(self.batch)
             ]
-        return torch.cat(parts).double().numpy()
+        features = torch.cat(parts).double().numpy()
+        if not self.method.get("standardize_features", False):
+            return features
+        recording = np.array([row.recording for row in self.windows.rows])
+        return standardized(features, recording)
 
     def scores(self, cell: Cell, split: Split) -> FoldScores:
         rows, common = self.windows.rows, {"name": cell.method, "fold": cell.fold}
@@ -243,6 +254,21 @@ class _Neural:
         readout = how.get("readout", self.method["readout"])
         tuned = FineTuned(self.model, readout, how, seed=cell.seed)
         return predict_fold(tuned, self.batch, rows, split, seen=self.seen, **common)  # type: ignore[arg-type]
+
+
+def standardized(features: np.ndarray, recording: np.ndarray) -> np.ndarray:
+    """Features with mean 0 and deviation 1 over the windows of each recording, labels unused.
+
+    What Euclidean alignment does to signals, done to features: people and sessions come to lie
+    on top of each other.
+    """
+    result = np.empty_like(features)
+    for name in np.unique(recording):
+        own = recording == name
+        deviation = features[own].std(0)
+        scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=deviation > 1e-9)
+        result[own] = (features[own] - features[own].mean(0)) * scale
+    return result
 
 
 def _all(parts: Sequence[Any], key: str) -> Any:
@@ -293,7 +319,27 @@ class FineTuned:
         limits = {"max_steps": self.how["steps"], "max_epochs": epochs}
         fit(self.task, {**self.how.get("trainer", {}), **limits}, loader)
         self.task.eval()
+        self._settle(batch)
         return self
+
+    def _settle(self, batch: Batch) -> None:
+        """Running statistics over all training windows, with the weights as they are now.
+
+        Those of training follow the last few batches and weights that still changed.
+        """
+        norms = [m for m in self.task.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over batches
+            norm.train()
+        if norms:
+            with torch.no_grad():
+                for part in Shuffled(batch, 4 * _CHUNK, seed=self.seed):
+                    self.task(part)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
 
     def predict_proba(self, x: Batch) -> np.ndarray:
         """Probability of each class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def run_suite(args: argparse.Namespace) -> int:
     if not records:
         raise ValueError(f"{out}: no record of {suite.name} yet. Run it without --draw.")
     write_lines(out / LINES, records)
-    write_text(out / "config.yaml", yaml.safe_dump(dict(suite.card), sort_keys=False, width=100))
+    plain = json.loads(json.dumps(suite.card))  # without YAML's references
+    write_text(out / "config.yaml", yaml.safe_dump(plain, sort_keys=False, width=100))
     for file in write_results(suite, records, out):
         _say(console, f"wrote {file}")
     return 1 if failed else 0

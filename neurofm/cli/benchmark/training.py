@@ -11,6 +11,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,15 +68,14 @@ def fit(task: Task, trainer: Mapping[str, Any], data: BrainData | Iterable[Any])
 def stage_recipes(
     method: Mapping[str, Any], *, dataset: str, people: Sequence[str], seed: int
 ) -> list[tuple[str, dict[str, Any]]]:
-    """The recipes of a method's stages by name, changed as its card says.
+    """The recipes of a method's stages by name, with the changes that its card makes.
 
     Args:
         dataset: The one that is decoded; of it only `people` are used, of others everybody.
     """
     found = []
     for stage in method["stages"]:
-        recipe = cards.read("recipes", stage["recipe"])
-        recipe = {key: recipe[key] for key in ("trainer", "model", "data")}
+        name, recipe = _recipe(stage)
         recipe["trainer"] = recipe["trainer"] | stage.get("trainer", {})
         recipe["trainer"].pop("limit_val_batches", None)
         recipe["model"]["init_args"] |= stage.get("task", {})
@@ -84,8 +84,17 @@ def stage_recipes(
         data |= {"split_by": "subject", "validate": [], "test": [], "seed": seed}
         one = data["datasets"] == [dataset]
         data["subjects"] = list(people) if one else {dataset: list(people)}
-        found.append((stage["recipe"], recipe))
+        found.append((name, recipe))
     return found
+
+
+def _recipe(stage: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and content of a stage's recipe: a shipped one, or its `model` (the task) alone."""
+    if "recipe" in stage:
+        shipped = cards.read("recipes", stage["recipe"])
+        return stage["recipe"], {key: shipped[key] for key in ("trainer", "model", "data")}
+    data = {"class_path": "neurofm.data.BrainData", "init_args": {}}
+    return stage["name"], {"trainer": {}, "model": deepcopy(stage["model"]), "data": data}
 
 
 def stage_data(recipe: Mapping[str, Any]) -> BrainData:
