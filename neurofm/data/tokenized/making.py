@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from neurofm.batch import Batch, Tokens
+from neurofm.cards import build, spec_of
 from neurofm.data.preparing.executors import Executor
 from neurofm.data.preparing.journal import Journal
 from neurofm.data.preparing.keys import digest, plain_name
@@ -71,6 +72,23 @@ class Tokenization:
     values: str
     store: Path
     device: str = "cpu"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For workers: torch does not pickle weight-normalized modules, so ours are rebuilt."""
+        state = dict(self.__dict__)
+        spec = spec_of(self.tokenizer) if hasattr(self.tokenizer, "_arguments") else None
+        if spec is not None and spec["class_path"].startswith("neurofm."):
+            tensors = {k: v.cpu() for k, v in self.tokenizer.state_dict().items()}
+            state["tokenizer"] = spec, tensors
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["tokenizer"], tuple):
+            spec, tensors = state["tokenizer"]
+            made: nn.Module = build(spec)
+            made.load_state_dict(tensors)
+            state["tokenizer"] = made.eval().requires_grad_(False).to(state["device"])
+        self.__dict__.update(state)
 
     def cut(self) -> dict[str, Any]:
         """How windows are cut, as plain data."""
