@@ -306,6 +306,8 @@ def test_recipe_runs_two_steps_on_the_simulation(
             recipe["data"]["init_args"] |= {"validate": ["2"], "test": ["3"]}
     file = workplace / f"{name}.yaml"
     file.write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    if "tokens" in recipe["data"]["init_args"]:
+        assert cli.main(["tokenize", "--config", str(file), "--quiet"]) == 0
     code = cli.main(["fit", "--config", str(file)])
     captured = capsys.readouterr()
     assert code == 0, captured.err
