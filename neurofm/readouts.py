@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from neurofm.batch import BrainModel, Embedding
 from neurofm.cards import configured
+from neurofm.nn.batch_norm import BatchNorm1d
 from neurofm.shapes import Float
 
 
@@ -111,7 +112,7 @@ class LatentStatistics(nn.Module):
         self.n_outputs = n_outputs
         self.n_sources = n_sources
         # What differs between trials is small beside what does not: scale each feature over trials.
-        self.norm = nn.BatchNorm1d(2 * n_sources * dim, momentum=0.3, affine=False)
+        self.norm = BatchNorm1d(2 * n_sources * dim, momentum=0.3, affine=False)
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(2 * n_sources * dim, n_outputs)
 

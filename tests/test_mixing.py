@@ -277,8 +277,8 @@ def test_processes_together_draw_what_one_would(windows, bucket, monkeypatch):
     assert rates[0] == rates[1] == rates[2]
     together = Counter(key for part in parts for batch in part for key in batch)
     assert set(together) == set(alone)
-    for one, *shares in zip(whole, *parts, strict=True):
-        assert [key for share in shares for key in share][: len(one)] == one
+    for one, *own in zip(whole, *parts, strict=True):
+        assert [key for part in own for key in part][: len(one)] == one
     assert sum(together.values()) - len(together) == padding < 3 * len(KINDS) * 2
 
 

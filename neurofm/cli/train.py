@@ -33,6 +33,7 @@ _SILENT = (
     ".*args parameter is intended to run from within Python",
     ".*does not have many workers",
     r"\s*(By default only one JsonargparseDeprecationWarning|.*was deprecated in v4)",
+    "It is recommended to use .*sync_dist=True",  # training steps come averaged
     "The dirpath has changed",  # a resumed run writes to a folder of its own
 )
 # Parts of a jsonargparse message that say how it looked, not what is wrong.

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from neurofm.nn.batch_norm import BatchNorm1d
 from neurofm.nn.patch_attention import PatchAttention, visible_patches
 from neurofm.shapes import Bool, Float, Int
 
@@ -122,7 +123,7 @@ def norm(kind: Norm, dim: int, n_groups: int | None) -> nn.Module:
     """Normalization over features."""
     if kind == "layer":
         return nn.LayerNorm(dim)
-    return _FlatNorm(nn.BatchNorm1d(dim) if kind == "batch" else nn.GroupNorm(n_groups or 1, dim))
+    return _FlatNorm(BatchNorm1d(dim) if kind == "batch" else nn.GroupNorm(n_groups or 1, dim))
 
 
 class _FlatNorm(nn.Module):

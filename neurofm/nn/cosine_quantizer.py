@@ -134,7 +134,8 @@ class CosineQuantizer(nn.Module):
     def _follow(self, rows: Tensor, codes: Tensor) -> None:
         count = torch.zeros_like(self.count).index_add_(0, codes, rows.new_ones(len(rows)))
         total = torch.zeros_like(self.codebook).index_add_(0, codes, rows)
-        all_reduce(count, total)
+        if self.training:  # in evaluation processes may not come here equally often
+            all_reduce(count, total)
         self.count.lerp_(count, 1 - self.decay)
         if not self.training:
             return

@@ -3,12 +3,16 @@
 AdamW with a linear warm-up and a cosine decay, stepped per batch. Parameters with one axis (norms,
 biases) and those a model lists in `no_decay` take no weight decay.
 
+With several processes a step is that of one process with all their windows (`nn.processes`); what
+is logged is averaged over them.
+
 A task keeps what it was trained on (`Seen`, with what its model had seen before) in its
 checkpoints, and says so when it is tested on it.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -28,6 +32,12 @@ from neurofm.data.module import BatchLoader
 from neurofm.data.rows import Row
 from neurofm.io.seen import Seen, union
 from neurofm.io.tensors import read_checkpoint, seen_from, seen_tensor
+from neurofm.nn.processes import average, gather, place
+from neurofm.tasks.agreement import card_of, check_data, described, learned_from
+from neurofm.tasks.guard import Guard, not_finite, some, windows_of
+from neurofm.tasks.idle import idle_parameters
+
+log = logging.getLogger(__name__)
 
 
 class Task(lightning.LightningModule):
@@ -59,9 +69,12 @@ class Task(lightning.LightningModule):
         self.seen = Seen()
         self._seen_tensor: Tensor | None = None
         self._resume: dict[str, Any] = {}
+        self._idle: list[Tensor] = []
+        self._guard = Guard(self._stop)
 
     def setup(self, stage: str) -> None:
-        """Models come loaded in evaluation mode; training needs the other one."""
+        """Compare the data with what the model expects, and bring it into training mode."""
+        self._agree(stage)
         if stage == "fit":
             self.train()
             leaks = self.overlap()
@@ -72,18 +85,81 @@ class Task(lightning.LightningModule):
                     f"{leaks[0].example}. A test score on them says little. {leaks[0].remedy}",
                     stacklevel=2,
                 )
+            if place()[1] > 1:
+                self._rest()
+
+    def _rest(self) -> None:
+        """Freeze for this run what the task does not train, see `idle_parameters`."""
+        source = self.trainer.datamodule if hasattr(self.trainer, "datamodule") else None
+        if source is None:
+            return
+        names = idle_parameters(self, source.train_dataloader())
+        parameters = dict(self.named_parameters())
+        self._idle = [parameters[name].requires_grad_(False) for name in names]
+        if names:
+            log.info("%s does not train %s", type(self).__name__, ", ".join(names))
+
+    def teardown(self, stage: str) -> None:
+        """Thaw what only this run left alone."""
+        for parameter in self._idle:
+            parameter.requires_grad_(True)
+        self._idle = []
+
+    @property
+    def _subject(self) -> nn.Module | None:
+        """The model, or the tokenizer that is trained by itself."""
+        return getattr(self, "model", None) or getattr(self, "tokenizer", None)
+
+    def _agree(self, stage: str) -> None:
+        """Stop before a run on data that the model was not made for."""
+        found = described(getattr(self.trainer, "datamodule", None), stage)
+        if found is not None and self._subject is not None:
+            check_data(self._subject, found)
 
     def step(self, batch: Batch, stage: str) -> Tensor:
         """Loss of one batch; logs what is worth a curve as `stage/name`."""
         raise TypeError(f"{type(self).__name__} must define step(batch, stage).")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a training batch."""
-        return self.step(batch, "train")
+        """Loss of a training batch.
+
+        Raises:
+            ValueError: It is NaN or infinite, here or in another process.
+        """
+        with self._named(batch):
+            loss = self.step(batch, "train")
+        self._guard.watch(loss, batch, self.global_step)
+        return loss
+
+    @contextmanager
+    def _named(self, batch: Batch) -> Iterator[None]:
+        """Say which windows hold NaN or infinite samples if a model refuses them."""
+        try:
+            yield
+        except ValueError as error:
+            damaged = windows_of(batch, getattr(self.trainer, "datamodule", None), damaged=True)
+            if not damaged:
+                raise
+            raise ValueError(f"{error} The windows: {some(damaged)}.") from error
+
+    def _stop(self, step: int, batch: Batch) -> None:
+        data = getattr(self.trainer, "datamodule", None)
+        begin = f"{type(self).__name__}: the loss of step {step} is NaN or infinite"
+        damaged = windows_of(batch, data, damaged=True)
+        if damaged:
+            raise ValueError(
+                f"{begin}, and so are samples of {some(damaged)}. Leave these recordings out, or "
+                "interpolate their channels (`neurofm check` names them)."
+            )
+        raise ValueError(
+            f"{begin}, but the samples are not ({some(windows_of(batch, data, damaged=False))}): "
+            f"the training diverges. Resume from the last checkpoint with a smaller lr than "
+            f"{self.lr:g} or with trainer.gradient_clip_val."
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the scores of a validation batch."""
-        with self._same_draws(batch_idx):
+        with self._same_draws(batch_idx), self._named(batch):
             self.step(batch, "validate")
 
     def overlap(self) -> list[Leak]:
@@ -112,6 +188,9 @@ class Task(lightning.LightningModule):
         for part in self.children():
             if any(parameter.requires_grad for parameter in part.parameters()):
                 part.seen = self.seen  # type: ignore[assignment]
+                data = described(getattr(self.trainer, "datamodule", None), "train")
+                if part is self._subject and data is not None:
+                    learned_from(part, data)
 
     def on_test_start(self) -> None:
         """Say if the test side was seen in training."""
@@ -129,7 +208,7 @@ class Task(lightning.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the scores of a test batch."""
-        with self._same_draws(batch_idx):
+        with self._same_draws(batch_idx), self._named(batch):
             self.step(batch, "test")
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Any:
@@ -152,10 +231,13 @@ class Task(lightning.LightningModule):
 
     def record(self, values: dict[str, Tensor], *, stage: str, size: int, bar: str = "") -> None:
         """Log scalars under `stage/`; the one called `bar` also shows on the progress bar."""
-        for name, value in values.items():
+        numbers = torch.stack([value.detach().float() for value in values.values()])
+        if stage == "train" and place()[1] > 1:
+            numbers = average(numbers)
+        for name, value in zip(values, numbers.unbind(), strict=True):
             self.log(
                 f"{stage}/{name}",
-                value.detach().float(),
+                value,
                 on_step=stage == "train",
                 on_epoch=True,
                 prog_bar=name == bar,
@@ -169,9 +251,11 @@ class Task(lightning.LightningModule):
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         seen: set[int] = set()
+        idle = {id(p) for p in self._idle}  # in the optimizer all the same, as in one process
         for module, factor in self.rates():
             skip = {id(p) for m in module.modules() for p in getattr(m, "no_decay", list)()}
-            fresh = [p for p in module.parameters() if p.requires_grad and id(p) not in seen]
+            asked = [p for p in module.parameters() if p.requires_grad or id(p) in idle]
+            fresh = [p for p in asked if id(p) not in seen]
             seen |= {id(p) for p in fresh}
             for decays in (True, False):
                 chosen = [p for p in fresh if (p.ndim > 1 and id(p) not in skip) == decays]
@@ -209,18 +293,36 @@ class Task(lightning.LightningModule):
         """Keep what rebuilds the task, the state of the random numbers, and the place in the epoch.
 
         Plain data only. Lightning stores the state of the loader too, but does not restore it when
-        the loader was asked for its length before, which our learning rate does.
+        the loader was asked for its length before, which our learning rate does. All processes
+        must come here: each has random numbers of its own.
+
+        Raises:
+            ValueError: Weights or the last loss are NaN or infinite. The file is not written, so
+                that the checkpoint before stays.
         """
+        self._guard.close()
+        bad = not_finite(checkpoint["state_dict"])
+        if bad:
+            raise ValueError(
+                f"{type(self).__name__}: {some(bad)} hold NaN or infinite values at step "
+                f"{self.global_step}; the earlier checkpoint is kept. Resume from it with a "
+                f"smaller lr than {self.lr:g} or with trainer.gradient_clip_val."
+            )
         spec = spec_of(self)
         checkpoint["task"] = spec["class_path"]
         checkpoint["hyper_parameters"] = spec["init_args"]
+        if self._subject is not None:
+            checkpoint["card"] = card_of(self._subject)
         if self._seen_tensor is None and len(Seen.of(self)):
             self._seen_tensor = seen_tensor(Seen.of(self))
         if self._seen_tensor is not None:
             checkpoint["seen"] = self._seen_tensor
-        checkpoint["random"] = {"cpu": torch.get_rng_state()}
+        random = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
-            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        # process byte
+        gathered = {k: gather(state.to(self.device)).cpu() for k, state in random.items()}
+        checkpoint["random"] = gathered
         loader = self.trainer.train_dataloader
         if isinstance(loader, BatchLoader):
             checkpoint["loader"] = loader.state_dict()
@@ -270,6 +372,15 @@ class Task(lightning.LightningModule):
         loader = self.trainer.train_dataloader
         if isinstance(loader, BatchLoader) and "loader" in resume:
             loader.load_state_dict(resume["loader"])
-        torch.set_rng_state(resume["random"]["cpu"].cpu())
-        if "cuda" in resume["random"] and self.device.type == "cuda":
-            torch.cuda.set_rng_state(resume["random"]["cuda"].cpu(), self.device)
+        random, rank = resume["random"], place()[0]
+        # A process more than there were goes on with the first one's numbers.
+        own = {
+            name: states[rank if rank < len(states) else 0].cpu() for name, states in random.items()
+        }
+        torch.set_rng_state(own["cpu"])
+        if "cuda" in own and self.device.type == "cuda":
+            torch.cuda.set_rng_state(own["cuda"], self.device)
+
+    def on_train_end(self) -> None:
+        """Fail for the last step too."""
+        self._guard.close()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from neurofm.batch import Batch, BrainModel, Readout
 from neurofm.cards import configured
 from neurofm.metrics import balanced_accuracy
+from neurofm.nn.processes import gather, place
 from neurofm.readouts import PooledLinear
 from neurofm.tasks.base import Task
 from neurofm.tasks.stored_tokens import OwnTokens
@@ -76,7 +77,7 @@ class Decode(Task):
         self._cache = TokenCache(cast(Any, model).tokenize) if cached else None
         self._own = OwnTokens(self.model)
         self._overlap = 0
-        self._scored: list[tuple[Tensor, Tensor]] = []
+        self._scored: list[Tensor] = []
 
     def setup(self, stage: str) -> None:
         """Compare the number of classes with the data's, and forget tokens of other data."""
@@ -132,15 +133,19 @@ class Decode(Task):
         right = (logits.argmax(1) == batch.y).float().mean()
         self.record({"loss": loss, "accuracy": right}, stage=stage, size=len(batch), bar="accuracy")
         if stage != "train":
-            self._scored.append((logits.detach().argmax(1).cpu(), batch.y.cpu()))
+            window = batch.recording, batch.onset.double().view(torch.int64)
+            self._scored.append(torch.stack([logits.detach().argmax(1), batch.y, *window], 1))
         return loss
 
     def _balanced(self, stage: str) -> None:
-        predicted = torch.cat([p for p, _ in self._scored])
-        true = torch.cat([y for _, y in self._scored])
-        self._scored = []
-        score = balanced_accuracy(true.numpy(), predicted.numpy())
-        self.log(f"{stage}/balanced_accuracy", float(score), sync_dist=True)
+        scored, self._scored = torch.cat(self._scored), []
+        if place()[1] > 1:
+            # A batch that does not divide by the processes has some of its windows twice.
+            scored = gather(scored).flatten(0, 1).unique(dim=0)
+        predicted, true = scored[:, 0].cpu().numpy(), scored[:, 1].cpu().numpy()
+        self.log(
+            f"{stage}/balanced_accuracy", float(balanced_accuracy(true, predicted)), sync_dist=True
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Balanced accuracy over the whole validation side."""

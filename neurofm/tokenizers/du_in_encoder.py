@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from neurofm.batch import Batch
 from neurofm.cards import configured
+from neurofm.nn.batch_norm import BatchNorm1d
 from neurofm.nn.transformer import initialize
 from neurofm.shapes import Float, Int
 from neurofm.units import Kind
@@ -68,7 +69,7 @@ class PatchConvolutions(nn.Module):
             nn.Conv1d(before, after, kernel, stride, padding="same" if stride == 1 else kernel // 2)
             for before, after, kernel, stride in widths
         )
-        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for width in filters)
+        self.norms = nn.ModuleList(BatchNorm1d(width) for width in filters)
 
     def forward(self, patches: Float[Tensor, "patch feature sample"]) -> Tensor:
         """patch dim; the features of one step lie side by side."""

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from neurofm.batch import Batch, Tokens
 from neurofm.cards import configured
+from neurofm.nn.batch_norm import BatchNorm1d
 from neurofm.shapes import Float
 from neurofm.units import Kind
 
@@ -63,7 +64,7 @@ class MIRepNetTokenizer(nn.Module):
         self.kinds = tuple(Kind[kind.upper()] for kind in kinds)
         self.temporal = nn.Conv2d(1, n_temporal, (1, kernel))
         self.spatial = nn.Conv2d(n_temporal, n_spatial, (n_channels, 1))
-        self.norm = nn.BatchNorm1d(n_spatial)
+        self.norm = BatchNorm1d(n_spatial)
         self.dropout = nn.Dropout(dropout)
         self.projection = nn.Conv2d(n_spatial, dim, 1)
 
