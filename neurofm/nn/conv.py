@@ -5,9 +5,10 @@ the decoder mirrors it with transposed convolutions. All convolutions carry weig
 and reflect at the edges.
 
 Sequences are `row time feature`, row = one window of one channel. In that layout a convolution is
-PyTorch's channels-last two-dimensional one of height 1, for which the CPU has its fastest kernel;
-ELU and padding then share one pass over memory, and without gradients a block of rows that fits
-the cache goes through all layers before the next one starts.
+PyTorch's channels-last two-dimensional one of height 1, for which the CPU has its fastest kernel; a
+stride, and a transposed convolution, is one with two taps of more features. ELU and padding share
+one pass over memory and one buffer for the backward pass, and without gradients a block of rows
+that fits the cache goes through all layers before the next one starts.
 
 Source: Tagliasacchi et al. 2020 (SEANet); Defossez et al. 2022 (padding and residual blocks).
 """
@@ -15,10 +16,12 @@ Source: Tagliasacchi et al. 2020 (SEANet); Defossez et al. 2022 (padding and res
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.parametrize import cached
@@ -30,6 +33,17 @@ from neurofm.shapes import Float
 _BLOCK_VALUES = 64 * 512 * 32
 
 
+def in_blocks(run: Callable[[Tensor], Tensor], x: Tensor, values: int) -> Tensor:
+    """Without gradients on a CPU `run` on blocks of rows that fit the cache, else on all at once.
+
+    Args:
+        values: Of the largest tensor that one row becomes.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return run(x)
+    return torch.cat([run(block) for block in x.split(max(_BLOCK_VALUES // values, 1))])
+
+
 def padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
     """Samples to add left and right so that the output has `ceil(length / stride)` steps."""
     total = kernel - stride
@@ -39,6 +53,42 @@ def padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
     return total - right, right + extra
 
 
+class _PadElu(torch.autograd.Function):
+    """ELU and reflected edges in one buffer, which is all that the backward pass needs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, left: int, right: int, elu: bool) -> Tensor:
+        n = x.shape[1]
+        buffer = x.new_empty(x.shape[0], left + n + right, x.shape[2])
+        middle = buffer[:, left : left + n].copy_(x)
+        if elu:
+            F.elu_(middle)
+        if left:
+            buffer[:, :left] = middle[:, 1 : left + 1].flip(1)
+        if right:
+            buffer[:, left + n :] = middle[:, n - 1 - right : n - 1].flip(1)
+        ctx.edges, ctx.elu = (left, right, n), elu
+        if elu:
+            ctx.save_for_backward(buffer)
+        return buffer
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        left, right, n = ctx.edges
+        if ctx.elu:
+            # The edges hold the same values as what they reflect, so one pass serves both.
+            gradient = torch.ops.aten.elu_backward(gradient, 1, 1, 1, True, *ctx.saved_tensors)
+        else:
+            gradient = gradient.clone()
+        middle = gradient[:, left : left + n]
+        if left:
+            middle[:, 1 : left + 1] += gradient[:, :left].flip(1)
+        if right:
+            middle[:, n - 1 - right : n - 1] += gradient[:, left + n :].flip(1)
+        return middle, None, None, None
+
+
 def pad_reflect(
     x: Float[Tensor, "row time feature"], left: int, right: int, *, elu: bool = False
 ) -> Float[Tensor, "row padded feature"]:
@@ -46,39 +96,32 @@ def pad_reflect(
 
     A sequence not longer than the padding is first lengthened by zeros, which are cut off again.
     """
-    n = x.shape[1]
-    extra = max(max(left, right) - n + 1, 0)
-    if torch.is_grad_enabled() or extra:
-        x = F.elu(x) if elu else x
-        if extra:
-            x = torch.cat([x, x.new_zeros(x.shape[0], extra, x.shape[2])], 1)
-        parts = [x[:, 1 : left + 1].flip(1), x, x[:, x.shape[1] - 1 - right : -1].flip(1)]
-        joined = torch.cat(parts, 1) if left or right else x
-        return joined[:, : joined.shape[1] - extra]
-    # Without gradients ELU runs in place in the padded buffer: one pass instead of three.
-    buffer = x.new_empty(x.shape[0], left + n + right, x.shape[2])
-    middle = buffer[:, left : left + n].copy_(x)
-    if elu:
-        F.elu_(middle)
-    if left:
-        buffer[:, :left] = middle[:, 1 : left + 1].flip(1)
-    if right:
-        buffer[:, left + n :] = middle[:, n - 1 - right : n - 1].flip(1)
-    return buffer
+    if not (left or right or elu):
+        return x
+    extra = max(max(left, right) - x.shape[1] + 1, 0)
+    if not extra:
+        return _PadElu.apply(x, left, right, elu)
+    longer = _PadElu.apply(F.pad(x, (0, 0, 0, extra)), left, right, elu)
+    return longer[:, : longer.shape[1] - extra]
 
 
-def _as_image(x: Tensor) -> Tensor:
-    """row time feature -> row feature 1 time: a view that is contiguous in channels-last order."""
-    return x.movedim(-1, 1).unsqueeze(2)
+def convolve(
+    x: Float[Tensor, "row time feature"],
+    weight: Float[Tensor, "out tap feature"],
+    bias: Float[Tensor, " out"],
+    *,
+    stride: int = 1,
+    zeros: int = 0,
+) -> Float[Tensor, "row step out"]:
+    """Convolution over time of sequences with `zeros` before and behind.
 
-
-def _as_sequence(x: Tensor) -> Tensor:
-    """row feature 1 time -> row time feature."""
-    return x.squeeze(2).movedim(1, -1).contiguous()
-
-
-def _channels_last(weight: Tensor) -> Tensor:
-    return weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+    A view that is contiguous in channels-last order makes it PyTorch's two-dimensional convolution
+    of height 1.
+    """
+    image = x.movedim(-1, 1).unsqueeze(2)
+    kernel = weight.movedim(-1, 1).unsqueeze(2)
+    y = F.conv2d(image, kernel, bias, stride=(1, stride), padding=(0, zeros))
+    return y.squeeze(2).movedim(1, -1).contiguous()
 
 
 class Conv(nn.Module):
@@ -94,16 +137,22 @@ class Conv(nn.Module):
 
     def forward(self, x: Float[Tensor, "row time feature"]) -> Float[Tensor, "row step out"]:
         """A step every `stride` samples."""
-        weight = self.conv.weight
-        left, right = padding(x.shape[1], weight.shape[-1], self.stride)
-        if left or right or self.elu:
-            x = pad_reflect(x, left, right, elu=self.elu)
-        y = F.conv2d(_as_image(x), _channels_last(weight), self.conv.bias, stride=(1, self.stride))
-        return _as_sequence(y)
+        weight = self.conv.weight.movedim(1, -1)  # out tap feature
+        kernel, stride = weight.shape[1], self.stride
+        x = pad_reflect(x, *padding(x.shape[1], kernel, stride), elu=self.elu)
+        if stride > 1 and not (kernel % stride or x.shape[1] % stride):
+            # The same numbers as fewer taps of more features: no stride, and no overlap to copy.
+            x = x.unflatten(1, (-1, stride)).flatten(2)
+            weight, stride = weight.unflatten(1, (-1, stride)).flatten(2), 1
+        return convolve(x, weight.contiguous(), self.conv.bias, stride=stride)
 
 
 class ConvTranspose(nn.Module):
-    """ELU and a weight-normalized transposed convolution, trimmed to `stride` times the length."""
+    """ELU and a weight-normalized transposed convolution, trimmed to `stride` times the length.
+
+    A kernel of two strides makes every stride of the output a linear map of two inputs, so it is a
+    convolution with two taps.
+    """
 
     def __init__(self, dim_in: int, dim_out: int, *, stride: int) -> None:
         super().__init__()
@@ -112,15 +161,14 @@ class ConvTranspose(nn.Module):
 
     def forward(self, x: Float[Tensor, "row time feature"]) -> Float[Tensor, "row step out"]:
         """`stride` samples for every step."""
-        y = F.conv_transpose2d(
-            _as_image(F.elu(x)),
-            _channels_last(self.conv.weight),
-            self.conv.bias,
-            stride=(1, self.stride),
-        )
+        weight = self.conv.weight.unflatten(-1, (2, self.stride)).flip(2)
+        weight = weight.permute(3, 1, 2, 0).flatten(0, 1)  # (sample out) tap feature
+        bias = self.conv.bias.repeat(self.stride)
+        y = convolve(pad_reflect(x, 0, 0, elu=True), weight.contiguous(), bias, zeros=1)
+        y = y.unflatten(-1, (self.stride, -1)).flatten(1, 2)
         right = self.stride // 2
         left = self.stride - right
-        return _as_sequence(y[..., left : y.shape[-1] - right])
+        return y[:, left : y.shape[1] - right]
 
 
 class ResidualBlock(nn.Module):
@@ -134,10 +182,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "row time feature"]) -> Float[Tensor, "row time feature"]:
         """Same shape."""
-        branch = self.widen(self.narrow(x))
-        if torch.is_grad_enabled():
-            return self.shortcut(x) + branch
-        return branch.add_(self.shortcut(x))
+        return self.widen(self.narrow(x)).add_(self.shortcut(x))
 
 
 class ResidualLSTM(nn.Module):
@@ -186,10 +231,7 @@ class SEANetEncoder(nn.Module):
 
     def strided(self, x: Float[Tensor, "row time"]) -> Float[Tensor, "row step feature"]:
         """All stages before the LSTM."""
-        if torch.is_grad_enabled() or x.device.type != "cpu":
-            return self._strided(x)
-        rows = max(_BLOCK_VALUES // (x.shape[1] * self.first.conv.out_channels), 1)
-        return torch.cat([self._strided(block) for block in x.split(rows)])
+        return in_blocks(self._strided, x, x.shape[1] * self.first.conv.out_channels)
 
     def _strided(self, x: Tensor) -> Tensor:
         y = self.first(x.unsqueeze(-1))
@@ -238,8 +280,5 @@ class SEANetDecoder(nn.Module):
         """Windows from features of their steps."""
         with cached():
             y = self.lstm(self.first(x))
-            if torch.is_grad_enabled() or x.device.type != "cpu":
-                return self.deconvolve(y)
-            width = self.last.conv.in_channels
-            rows = max(_BLOCK_VALUES // (y.shape[1] * self.stride * width), 1)
-            return torch.cat([self.deconvolve(block) for block in y.split(rows)])
+            widest = y.shape[1] * self.stride * self.last.conv.in_channels
+            return in_blocks(self.deconvolve, y, widest)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurofm.cards import configured
+from neurofm.nn.linear import linear
 from neurofm.nn.processes import all_reduce, broadcast, draw_numbers, draw_rows
 from neurofm.shapes import Float, Int
 
@@ -70,7 +71,7 @@ def straight_through(source: Tensor, target: Tensor) -> Tensor:
 
 def nearest(x: Float[Tensor, "row dim"], centres: Float[Tensor, "code dim"]) -> Int[Tensor, " row"]:
     """Index of the nearest centre by Euclidean distance; the first of equals."""
-    return torch.addmm(centres.square().sum(1), x, centres.t(), alpha=-2).argmin(1)
+    return linear(x, -2 * centres, centres.square().sum(1)).argmin(1)
 
 
 def kmeans(
