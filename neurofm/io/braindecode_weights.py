@@ -19,8 +19,10 @@ from torch import nn
 from neurofm import cards
 from neurofm.batch import BrainModel
 from neurofm.compat import optional
-from neurofm.io.electrodes import positions_of
-from neurofm.io.tensors import load_state, read_tensors
+from neurofm.io.electrodes import positions_of, standard_name
+from neurofm.io.expectations import expect
+from neurofm.io.model_card import about
+from neurofm.io.tensors import load_state, read_tensors, some
 
 _NAMES = ("model.safetensors", "pytorch_model.bin")
 _SIGNAL = ("n_chans", "n_times", "sfreq", "n_outputs", "chs_info", "input_window_seconds")
@@ -71,7 +73,7 @@ def load_braindecode(
     if channels is not None:
         arguments |= {"channels": list(channels), "n_channels": len(channels)}
         if arguments.get("positions") is not None:
-            arguments["positions"] = positions_of(list(channels), _MONTAGE).tolist()
+            arguments["positions"] = _places(channels)
     arguments["n_times"] = n_times or arguments["n_times"]
     arguments["n_outputs"] = n_outputs
     where = None
@@ -89,7 +91,7 @@ def load_braindecode(
             state = {key: v for key, v in state.items() if not key.startswith(model.head)}
             state |= {key: v for key, v in own.items() if key.startswith(model.head)}
         load_state(model, state, where=f"{where} as {name}")
-    model.card = _about(card, arguments, weights)
+    expect(model, _about(card, arguments, weights), where=f"card {name}")
     return cast(BrainModel, cast(nn.Module, model).eval())
 
 
@@ -174,14 +176,25 @@ def _architecture(config: dict[str, Any], arguments: dict[str, Any], where: Path
     }
 
 
+def _places(channels: Sequence[str]) -> list[list[float]]:
+    """Template positions, metres."""
+    found = positions_of([standard_name(name) for name in channels], _MONTAGE).tolist()
+    unknown = [name for name, place in zip(channels, found, strict=True) if place[0] != place[0]]
+    if unknown:
+        raise ValueError(
+            f"load_braindecode: {some(unknown)}: not in the {_MONTAGE} montage, and the network is "
+            "built on places. Choose other channels, or build BraindecodeModel with positions."
+        )
+    return found
+
+
 def _about(
     card: dict[str, Any], arguments: dict[str, Any], weights: str | Path | None
 ) -> dict[str, Any]:
     """The card's fields that describe the model, with what was asked for in place of its own."""
-    about = {k: v for k, v in card.items() if k not in ("class_path", "init_args", "weights")}
-    expects = dict(about.get("expects") or {})
+    found = about(card)
+    expects = dict(found.get("expects") or {})
     if "channels" in expects and arguments.get("channels") is not None:
         expects["channels"] = list(arguments["channels"])
-    if weights is not None:
-        about["weights_from"] = str(weights)
-    return {**about, "expects": expects}
+    origin = {} if weights is None else {"weights_from": str(weights)}
+    return {**found, **origin, "expects": expects}

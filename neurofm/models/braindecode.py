@@ -19,6 +19,7 @@ import inspect
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -121,9 +122,12 @@ class BraindecodeModel(nn.Module):
         self.register_buffer(
             "_positions", None if positions is None else torch.tensor(positions), persistent=False
         )
+        # Networks that look names up in every batch take any channels that it names.
+        by_name = "ch_names" in inspect.signature(known[name].forward).parameters
+        self._takes_names = by_name
         self.contract = Contract(
-            channels=() if channels is None else tuple(channels),
-            n_channels=n_channels,
+            channels=() if channels is None or by_name else tuple(channels),
+            n_channels=None if by_name else n_channels,
             n_times=n_times,
             sfreq=self.sfreq,
             positions=name in known_networks.PLACES and positions is None,
@@ -133,7 +137,6 @@ class BraindecodeModel(nn.Module):
             self.network = self._build(known[name], own, info)
             takes = inspect.signature(self.network.forward).parameters
             self._returns_features = "return_features" in takes
-            self._takes_names = "ch_names" in takes
             self._layout = known_networks.LAYOUTS.get(name)
             self.dim = self._probe()
         except Exception as error:  # whatever a network's author chose to raise
@@ -281,7 +284,8 @@ class BraindecodeModel(nn.Module):
                 )
         if self._takes_names and names is not None:
             self._match(names)
-            contract = Contract(n_times=self.n_times, sfreq=self.sfreq)
+        elif self._takes_names:
+            contract = replace(contract, n_channels=self.n_channels)
         contract.check(batch, model=model)
         if x.shape[1] != self.n_channels and not bool(batch.channel_mask[0].all()):
             x, positions = x[:, batch.channel_mask[0]], positions[:, batch.channel_mask[0]]
