@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Literal, Protocol, runtime_checkable
 
@@ -368,31 +369,23 @@ class Contrastive(nn.Module):
 
         Returns:
             "loss" (nats), "top_1" (how often the other view is the most similar) and "chance".
-
-        Raises:
-            ValueError: No window of the batch has a negative.
         """
         first, second = model.views(batch, generator=generator)
         before, total = count_rows(first)
         own = torch.arange(total, device=first.device)
-        parts = (batch.recording, batch.subject, batch.onset)
-        recording, subject, onset = (gather_rows(part) for part in parts)
+        recording, subject, onset = map(gather_rows, (batch.recording, batch.subject, batch.onset))
         here = slice(before, before + len(first))
-        window_s = batch.x.shape[-1] / batch.sfreq
-        near = (onset[here, None] - onset).abs() < window_s - 0.5 / batch.sfreq
+        near = (onset[here, None] - onset).abs() < (batch.x.shape[-1] - 0.5) / batch.sfreq
         other = ~(near & (recording[here, None] == recording))
         if self.negatives != "all":
             group = recording if self.negatives == "recording" else subject
             other = other & (group[here, None] == group)
         if not bool(other.any()):
-            raise ValueError(
-                f"Contrastive: none of the {len(first)} windows has a negative (negatives: "
-                f"{self.negatives}). Use larger batches, or negatives 'all'."
-            )
+            found = f"none of {len(first)} windows has a negative (negatives: {self.negatives})"
+            warnings.warn(f"Contrastive: {found}. Use larger batches.", stacklevel=2)
         same = own[here, None] == own
         keys = torch.cat([gather_rows(first), gather_rows(second)])
         queries = torch.cat([first, second])
-        # A view may be compared with the window's other view, never with itself.
         allowed = torch.cat(
             [torch.cat([other, other | same], 1), torch.cat([other | same, other], 1)]
         )

@@ -179,15 +179,16 @@ def test_negatives_may_be_those_of_the_same_person_or_recording(negatives: Any) 
     found = Contrastive(negatives=negatives)(alike(), batch)
     assert float(found["chance"]) == pytest.approx(1 / 5)
     alone = replace(batch, subject=torch.arange(6), recording=torch.arange(6))
-    with pytest.raises(ValueError, match="larger batches"):
-        Contrastive(negatives=negatives)(alike(), alone)
+    with pytest.warns(UserWarning, match="larger batches"):
+        assert float(Contrastive(negatives=negatives)(alike(), alone)["loss"]) == 0
 
 
 @pytest.mark.parametrize("scheme", ["random", "time", "space", "blocks"])
 def test_predicting_the_mean_explains_nothing(scheme: Any) -> None:
     model = model_of(mask_scheme=scheme)
     nn.init.zeros_(model.head.weight)  # type: ignore[arg-type]
-    found = MaskedSignal()(model, noise(), generator=generator())
+    with torch.no_grad():
+        found = MaskedSignal()(model, noise(), generator=generator())
     assert float(found["samples_explained"]) == pytest.approx(0, abs=0.02)
     assert float(found["samples"]) == pytest.approx(1, abs=0.2)
 
