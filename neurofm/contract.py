@@ -202,10 +202,7 @@ class Contract:
         return Contract.of(both, where=where)
 
     def check(self, batch: Batch, *, model: str) -> None:
-        """Stop if a batch is not what the model was made for.
-
-        Args:
-            model: Name for messages.
+        """Stop if a batch is not what the model of that name was made for.
 
         Raises:
             ValueError: With the field, what the batch has, what was expected, and what to do.
@@ -310,11 +307,11 @@ class Contract:
         """Faults in names and their order."""
         mine, theirs = [_same(n) for n in self.channels], [_same(n) for n in names]
         fewer_allowed = self.n_channels is None and self.max_channels is not None
-        if theirs == (mine[: len(theirs)] if fewer_allowed else mine):
+        if begins(self.channels, names) and (fewer_allowed or len(mine) == len(theirs)):
             return []
         lacking = [name for name in self.channels if _same(name) not in theirs]
         more = [name for name in names if _same(name) not in mine]
-        remedy = "Put PickChannels with the names in that order at the end of the preparation"
+        remedy = "End the preparation with PickChannels and the names in that order"
         if not lacking and not more:
             at = next(
                 i for i, pair in enumerate(zip(mine, theirs, strict=True)) if len({*pair}) > 1
@@ -370,6 +367,11 @@ def check_values(batch: Batch, *, model: str) -> None:
             f"{int(bad[0, 0])}, channel {int(bad[0, 1])} first). Interpolate or drop the channels "
             "concerned (`neurofm check` names them)."
         )
+
+
+def begins(names: Sequence[str], first: Sequence[str]) -> bool:
+    """Whether channels are the first ones of a list, by any spelling of their names."""
+    return [_same(n) for n in names[: len(first)]] == [_same(n) for n in first]
 
 
 def _plain(name: str, value: Any) -> Any:

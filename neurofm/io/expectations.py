@@ -53,12 +53,13 @@ def _read(part: nn.Module) -> Contract:
     )
 
 
-def expect(model: nn.Module, card: Mapping[str, Any], *, where: str) -> None:
+def expect(model: nn.Module, card: Mapping[str, Any], *, where: str, anew: bool = False) -> None:
     """Put what a card says on a model: `card`, `contract`, and the check of every batch.
 
     Args:
         card: Its `expects` and `statistics`, where there are any.
         where: Name of the card or file.
+        anew: Forget what its tokenizer expected: both were trained on the same data since.
 
     Raises:
         ValueError: `expects` has unknown fields, or contradicts how the network was built.
@@ -68,7 +69,8 @@ def expect(model: nn.Module, card: Mapping[str, Any], *, where: str) -> None:
     part = part if isinstance(part, nn.Module) else model
     built = built_for(model)
     # A tokenizer with a card of its own knows what it was trained on where the model does not say.
-    base = part.contract if part is not model and hasattr(part, "_built_for") else Contract()
+    apart = part is not model and hasattr(part, "_built_for") and not anew
+    base = part.contract if apart else Contract()
     contract = cast(Contract, base).joined(said, where=f"{where}: it and its tokenizer")
     contract = contract.joined(built, where=f"{where}: `expects` and `init_args`")
     known = (card.get("statistics") or {}).get("amplitude") or getattr(part, "_amplitudes", {})
