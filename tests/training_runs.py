@@ -79,7 +79,8 @@ def make_data(folder: Path, *, mixed: bool = False, **changes: Any) -> BrainData
         "batch_size": 8,
     }
     if mixed:
-        arguments |= {"weights": {"first": 0.5, "second": 0.5}, "bucket": "sensors"}
+        shares = {"first": 0.5, "second": 0.5}  # six steps in an epoch
+        arguments |= {"weights": shares, "epoch_windows": 48, "bucket": "sensors"}
     return BrainData(**arguments | changes)
 
 

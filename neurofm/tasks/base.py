@@ -373,10 +373,9 @@ class Task(lightning.LightningModule):
         if isinstance(loader, BatchLoader) and "loader" in resume:
             loader.load_state_dict(resume["loader"])
         random, rank = resume["random"], place()[0]
-        # A process more than there were goes on with the first one's numbers.
-        own = {
-            name: states[rank if rank < len(states) else 0].cpu() for name, states in random.items()
-        }
+        # A process more than there were goes on with the first one's numbers. A copy: torch reads
+        # a state from the start of its memory.
+        own = {k: v[rank if rank < len(v) else 0].cpu().clone() for k, v in random.items()}
         torch.set_rng_state(own["cpu"])
         if "cuda" in own and self.device.type == "cuda":
             torch.cuda.set_rng_state(own["cuda"], self.device)
