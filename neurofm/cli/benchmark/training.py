@@ -20,11 +20,13 @@ import torch
 
 from neurofm import cards
 from neurofm.data import BrainData
+from neurofm.data.preparing.lock import only_driver
 from neurofm.evaluate.records import write_text
 from neurofm.evaluate.suites import CODE_VERSION, digest
 from neurofm.io import save_model
 from neurofm.tasks import Task
 
+log = logging.getLogger(__name__)
 WEIGHTS = "weights.safetensors"
 
 
@@ -116,13 +118,16 @@ def pretrain(
     for name, recipe in stages:
         chain = digest([CODE_VERSION, chain, recipe, seed])
         folder = work / "weights" / f"{name}-{chain}"
-        if not (folder / "cost.json").is_file():
-            lightning.seed_everything(seed, verbose=False)
-            task = cast(Task, cards.build(_with_weights(recipe["model"], made)))
-            cost = fit(task, recipe["trainer"], stage_data(recipe))
-            part = getattr(task, "tokenizer", None) or cast(Any, task).model
-            save_model(part, folder / WEIGHTS)
-            write_text(folder / "cost.json", json.dumps({"stage": name} | cost))
+        folder.mkdir(parents=True, exist_ok=True)
+        # Another worker may train the same stage for another method: wait and take its weights.
+        with only_driver(folder, tell=log.info):
+            if not (folder / "cost.json").is_file():
+                lightning.seed_everything(seed, verbose=False)
+                task = cast(Task, cards.build(_with_weights(recipe["model"], made)))
+                cost = fit(task, recipe["trainer"], stage_data(recipe))
+                part = getattr(task, "tokenizer", None) or cast(Any, task).model
+                save_model(part, folder / WEIGHTS)
+                write_text(folder / "cost.json", json.dumps({"stage": name} | cost))
         made[name] = folder / WEIGHTS
         costs.append(json.loads((folder / "cost.json").read_text(encoding="utf-8")))
     total = round(sum(cost["cpu_s"] for cost in costs), 2)

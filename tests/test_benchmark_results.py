@@ -1,0 +1,94 @@
+"""Committed results are what their records give, and their windows are those the code makes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from neurofm import cards
+
+ROOT = Path(__file__).parent.parent
+DONE = sorted(path.parent for path in (ROOT / "results").glob("*/records.jsonl"))
+
+
+def test_every_suite_is_listed_and_described() -> None:
+    from neurofm.evaluate.suites import read_suite, suites
+
+    text = (cards.root("recipes") / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    assert suites()
+    for name in suites():
+        assert f"`{name}`" in text
+        suite = read_suite(name)
+        assert suite.card["description"].endswith("?")
+        assert suite.card["reference"] in suite.methods
+
+
+def test_every_stage_of_a_suite_names_recipes_and_classes_that_exist() -> None:
+    from neurofm.cli.benchmark.training import stage_recipes
+    from neurofm.evaluate.suites import read_suite, suites
+
+    for name in suites():
+        for method in read_suite(name).methods.values():
+            for spec in [method.get("estimator"), method.get("readout")]:
+                if spec is not None:
+                    cards.load_class(spec["class_path"])
+            if "stages" in method:
+                stages = stage_recipes(method, dataset="eegmmidb", people=["1"], seed=0)
+                for _, recipe in stages:
+                    cards.load_class(recipe["model"]["class_path"])
+                    assert recipe["data"]["init_args"]["preprocess"]
+
+
+@pytest.mark.parametrize("folder", DONE, ids=lambda folder: folder.name)
+def test_the_table_is_what_the_records_give(folder: Path) -> None:
+    from neurofm.cli.benchmark import pages
+    from neurofm.evaluate.records import read_records
+    from neurofm.evaluate.suite_results import against_reference, pretraining_gain
+    from neurofm.evaluate.suites import read_suite
+
+    suite = read_suite(str(folder / "config.yaml"))
+    records = list(read_records(folder).values())
+    scored = pages.scored_of(suite, records)
+    compared = (pretraining_gain(scored), against_reference(scored, suite.card["reference"]))
+
+    table = pages.markdown(suite, records, scored, *compared)
+    numbers = pages.comma_separated(suite, records, scored, *compared)
+    assert (folder / "table.md").read_text(encoding="utf-8") == table
+    assert (folder / "results.csv").read_text(encoding="utf-8") == numbers
+
+
+@pytest.mark.parametrize("folder", DONE, ids=lambda folder: folder.name)
+def test_the_results_are_those_of_the_suite_as_it_is(folder: Path) -> None:
+    card = cards.root("recipes") / "benchmarks" / f"{folder.name}.yaml"
+    was = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    text = (folder / "records.jsonl").read_text(encoding="utf-8")
+    records = [json.loads(line) for line in text.splitlines()]
+
+    assert yaml.safe_load(card.read_text(encoding="utf-8")) == was
+    assert {record["method"] for record in records} <= set(was["methods"])
+    assert {record["seed"] for record in records} == set(was["seeds"])
+
+
+@pytest.mark.corpus
+@pytest.mark.parametrize("folder", DONE, ids=lambda folder: folder.name)
+def test_windows_of_the_results_are_those_the_code_makes(folder: Path, corpora: Path) -> None:
+    from neurofm.cli.benchmark.decoding import Windows
+    from neurofm.evaluate.suites import read_suite
+
+    suite = read_suite(str(folder / "config.yaml"))
+    method = suite.card["reference"]
+    windows = Windows(suite, method, 0)
+    known = {}
+    for line in (folder / "records.jsonl").read_text(encoding="utf-8").splitlines():
+        record = json.loads(line)
+        if record["method"] == method and record["fold"] == 0:
+            known[record["share"], record["seed"]] = (record["windows"], record["key"])
+
+    assert known
+    for cell in suite.cells():
+        if cell.method == method and cell.fold == 0:
+            key, config = windows.key(suite, cell)
+            assert known[cell.share, cell.seed] == (config["windows"], key)
