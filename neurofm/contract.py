@@ -19,7 +19,7 @@ import torch
 from neurofm.batch import Batch
 from neurofm.units import Kind
 
-UNITS = ("physical", "z")
+UNITS = ("physical", "z")  # or "any", of models that standardize by themselves
 # Names of the 10-20 system that the 10-10 system replaced.
 _OLD_NAMES = {"T3": "T7", "T4": "T8", "T5": "P7", "T6": "P8"}
 _OTHER_FIELDS = ("tokenizer",)  # of `expects`, about something else than the input
@@ -83,7 +83,7 @@ class Contract:
             `max_channels` takes the first ones of these.
         n_channels: Exact number of channels.
         max_channels: Most channels.
-        unit: "physical" (working units) or "z"; a model that takes both says nothing.
+        unit: "physical" (working units), "z", or "any" of a model that takes both.
         sfreq: Hz.
         band: Hz, of the signals it was made for.
         n_times: Samples of a window, exact.
@@ -113,8 +113,8 @@ class Contract:
                 f"Contract: kinds {unknown} are not among "
                 f"{', '.join(kind.name.lower() for kind in Kind)}."
             )
-        if self.unit not in (None, *UNITS):
-            raise ValueError(f"Contract: unit {self.unit!r} is not 'physical' or 'z'.")
+        if self.unit not in (None, "any", *UNITS):
+            raise ValueError(f"Contract: unit {self.unit!r} is not 'physical', 'z' or 'any'.")
         for name in ("sfreq", "n_times", "window_s", "min_window_s", "n_channels", "max_channels"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -238,7 +238,7 @@ class Contract:
                 f"unit {given.unit!r}, which is not 'physical' or 'z'. Bring them to working "
                 "units (µV, fT, fT/cm) or z-score them, and say which in Batch.unit."
             )
-        elif self.unit is not None and given.unit != self.unit:
+        elif self.unit in UNITS and given.unit != self.unit:
             remedy = {
                 "physical": "Leave out the step that standardizes.",
                 "z": "Standardize each channel (`StandardizeRecording`).",

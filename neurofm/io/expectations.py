@@ -76,6 +76,9 @@ def expect(model: nn.Module, card: Mapping[str, Any], *, where: str, anew: bool 
     known = (card.get("statistics") or {}).get("amplitude") or getattr(part, "_amplitudes", {})
     model.card = dict(card)  # type: ignore[assignment]
     own = built_for(part)
+    inner = getattr(model, "encoder", None)
+    if isinstance(inner, nn.Module):
+        inner.contract = contract  # type: ignore[assignment]
     for item, alone in ((part, own), (model, built)):
         item._built_for, item.contract = alone, contract  # type: ignore[assignment]
         item._amplitudes = known  # type: ignore[assignment]

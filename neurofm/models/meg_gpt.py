@@ -133,7 +133,7 @@ class MegGPT(nn.Module):
         self.sequence_length, self.loss_length = sequence_length, loss_sequence_length
         self.specs = [dict(spec) for spec in extra_label_specs or ()]
         free = channel_embedding_dim is None and not any(shape.channels for shape in shapes)
-        self.n_channels = None if free else n_channels
+        self.n_channels, self.by_place = (None if free else n_channels), "first"
         self.channel_drop = full_channel_attention_dropout
         self.norm_type = norm_type
         self.embedding = CodeEmbedding(

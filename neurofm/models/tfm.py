@@ -50,6 +50,7 @@ class TFMEncoder(nn.Module):
     """
 
     position: Tensor
+    by_place = "first"  # channels have vectors by their number
 
     def __init__(
         self,

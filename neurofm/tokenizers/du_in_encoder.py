@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from neurofm.batch import Batch
 from neurofm.cards import configured
+from neurofm.contract import Contract, Given
 from neurofm.nn.batch_norm import BatchNorm1d
 from neurofm.nn.transformer import initialize
 from neurofm.shapes import Float, Int
@@ -166,6 +167,8 @@ class DuInEncoder(nn.Module):
         kinds: Kinds of channels it accepts.
     """
 
+    by_place = "first"  # a person's channels have weights by their number
+
     def __init__(
         self,
         n_subjects: int = 1,
@@ -250,6 +253,9 @@ class DuInEncoder(nn.Module):
 
     def check(self, batch: Batch) -> None:
         """Stop if a batch is not what the model was made for; see `signal`."""
+        contract = getattr(self, "contract", None)
+        if isinstance(contract, Contract):  # of the card or file it was loaded from
+            contract.compare(Given.of(batch), model="Du-IN", what="the batch")
         if abs(batch.sfreq - self.sfreq) > 1e-3 * self.sfreq:
             raise ValueError(
                 f"Du-IN: the batch has {batch.sfreq:g} Hz, expected {self.sfreq:g} Hz. Prepare the "

@@ -43,6 +43,7 @@ class MIRepNetTokenizer(nn.Module):
     """
 
     n_codes = 0
+    by_place = "all"  # the electrodes of the template, in its order
 
     def __init__(
         self,
