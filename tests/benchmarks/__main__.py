@@ -9,7 +9,16 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("windows", "tokenizer", "filters", "prepare", "parcels", "tokens", "training_step")
+NAMES = (
+    "windows",
+    "tokenizer",
+    "brainomni",
+    "filters",
+    "prepare",
+    "parcels",
+    "tokens",
+    "training_step",
+)
 
 
 def main(arguments: list[str]) -> int:
