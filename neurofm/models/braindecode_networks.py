@@ -114,7 +114,10 @@ def own_arguments(
         ValueError: It has no such argument, or the wrapper gives it.
     """
     given = dict(arguments or {})
-    allowed = set(inspect.signature(network).parameters) - _SIGNAL_ARGUMENTS - {"kwargs"}
+    taken = dict(inspect.signature(network).parameters)
+    if "kwargs" in taken:  # an interpolating network hands them to the one below it
+        taken |= inspect.signature(network.__mro__[1]).parameters
+    allowed = set(taken) - _SIGNAL_ARGUMENTS - {"kwargs"}
     for key in given:
         if key in _SIGNAL_ARGUMENTS:
             raise ValueError(
