@@ -321,3 +321,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     for name, content in files.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(about | content), encoding="utf-8")
     return Small(folder)
+
+
+@pytest.fixture
+def bold(tmp_path: Path, rng: np.random.Generator) -> tuple[Path, np.ndarray]:
+    """A functional image and its voxels."""
+    from tiny_images import series, write
+
+    data = series(rng).astype(np.float32)
+    return write(tmp_path / "bold.nii.gz", data), data

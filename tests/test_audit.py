@@ -1,25 +1,17 @@
-"""The auditor: planted leaks are found, clean splits pass, and models remember what they saw."""
+"""The audit of splits: planted leaks are found, clean splits raise no alarm."""
 
 from __future__ import annotations
 
-import csv
-import json
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import pytest
-import torch
+from audit_tables import sides_of, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 
-from neurofm import cli
 from neurofm.data import (
     EuclideanAlignment,
     Fitted,
@@ -34,40 +26,9 @@ from neurofm.data import (
     refuse_leakage,
 )
 from neurofm.data.columns import Columns, seen_in
-from neurofm.io import Seen, load_model, load_tokenizer, read_card, read_seen, save_model
+from neurofm.io import Seen
 from neurofm.io.seen import union
 from neurofm.io.simulated.synthetic import simulate_motor_imagery
-
-KINDS = ("subject", "session", "time", "stimulus", "duplicate", "fitted", "pretraining")
-
-
-def table(subjects: int = 6, sessions: int = 2, windows: int = 8) -> list[Row]:
-    """Windows of 2 s every 2 s, each with a stimulus of its own."""
-    return [
-        Row(
-            subject=f"{s:02d}",
-            session=str(k),
-            run="1",
-            recording=f"toy_sub-{s:02d}_ses-{k}",
-            start=2.0 * w,
-            stop=2.0 * w + 2.0,
-            label=w % 2,
-            stimulus=f"{s}-{k}-{w}",
-            fingerprint=f"{s}/{k}",
-        )
-        for s in range(subjects)
-        for k in range(sessions)
-        for w in range(windows)
-    ]
-
-
-def sides_of(rows: Sequence[Row], by: str = "subject") -> Split:
-    if by == "time":  # the first half of every recording trains
-        half = max(row.stop for row in rows) / 2
-        train = tuple(i for i, row in enumerate(rows) if row.stop <= half)
-        test = tuple(i for i, row in enumerate(rows) if row.start >= half)
-        return Split(train, (), test, name="halves", by="time")
-    return by_group(rows, by, (0.5, 0.2, 0.3))
 
 
 def second_session(rows: Sequence[Row]) -> Split:
@@ -207,9 +168,6 @@ def test_two_real_fingerprints_per_side_raise_no_alarm():
     rows = [replace(row, fingerprint=marks[row.recording]) for row in table()]
     assert find_leaks(rows, sides_of(rows)) == []
     assert find_leaks(rows, second_session(rows)) == []
-
-
-# Against every pair of rows
 
 
 @st.composite
@@ -352,358 +310,8 @@ def test_hundreds_of_thousands_of_rows_are_audited():
     assert leaks_of(columns, sides, by="subject") == []
 
 
-# neurofm audit
-
-
-def write(path: Path, rows: list[dict[str, Any]], **options: Any) -> Path:
-    with path.open("w", newline="", encoding=options.pop("encoding", "utf-8")) as file:
-        writer = csv.DictWriter(file, list(rows[0]), **options)
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
-
-
-def documents(rows: Sequence[Row], split: Split) -> list[dict[str, Any]]:
-    side = {i: name for name, members in split.sides.items() for i in members}
-    return [
-        {
-            "subject": row.subject,
-            "session": row.session,
-            "recording": row.recording,
-            "start": row.start,
-            "stop": row.stop,
-            "stimulus": row.stimulus,
-            "label": row.label,
-            "fingerprint": row.fingerprint,
-            "side": side.get(i, ""),
-            "fitted_on": "scaler" if side.get(i) == "train" else "",
-        }
-        for i, row in enumerate(rows)
-    ]
-
-
-def audit(*words: Any, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, Any], str]:
-    code = cli.main(["audit", *map(str, words), "--json"])
-    out, err = capsys.readouterr()
-    return code, json.loads(out) if out else {}, err
-
-
-@pytest.fixture
-def clean() -> list[dict[str, Any]]:
-    rows = table()
-    return documents(rows, sides_of(rows))
-
-
-def spoil(kind: str, rows: list[dict[str, Any]], folder: Path) -> list[str]:
-    """Plant one leak; more words for the command line."""
-    train = next(row for row in rows if row["side"] == "train")
-    test = next(row for row in rows if row["side"] == "test")
-    if kind == "subject":
-        test["subject"] = train["subject"]
-    elif kind == "session":
-        test |= {"subject": train["subject"], "session": train["session"]}
-        return ["--by", "session"]
-    elif kind == "time":
-        test |= {"recording": train["recording"], "start": train["start"] + 1}
-        return ["--by", "time"]
-    elif kind == "stimulus":
-        test["stimulus"] = train["stimulus"]
-    elif kind == "duplicate":
-        test["fingerprint"] = train["fingerprint"]
-    elif kind == "fitted":
-        test["fitted_on"] = "alignment; scaler"
-    elif kind == "pretraining":
-        model = torch.nn.Module()
-        seen = Seen(("copy",), (test["fingerprint"],), ((),))
-        from neurofm.io.tensors import seen_tensor
-
-        path = folder / "model.ckpt"
-        torch.save({"state_dict": model.state_dict(), "seen": seen_tensor(seen)}, path)
-        return ["--pretrained", str(path)]
-    return []
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_each_planted_leak_in_a_table_is_found(kind, clean, tmp_path, capsys):
-    path = write(tmp_path / "t.csv", clean)
-    assert audit(path, capsys=capsys)[:2][0] == 0
-    words = spoil(kind, clean, tmp_path)
-    code, found, _ = audit(write(path, clean), *words, capsys=capsys)
-    kinds = {leak["kind"] for leak in found["leaks"]}
-    assert code == 1 and kind in kinds and found["not_looked_for"] == []
-    assert all(leak["remedy"] and leak["example"] for leak in found["leaks"])
-    assert audit(path, *words, "--allow", *kinds, capsys=capsys)[0] == 0
-
-
-def test_a_table_is_shown_with_examples_and_remedies(clean, tmp_path, capsys):
-    spoil("subject", clean, tmp_path)
-    for row in clean:
-        del row["fitted_on"]
-    assert cli.main(["audit", str(write(tmp_path / "t.csv", clean))]) == 1
-    out = capsys.readouterr().out
-    assert "train 48, validate 16, test 32; split by subject" in out
-    assert "not looked for, columns missing: fitted preprocessing (fitted_on)" in out
-    assert "Split by subject." in out and out.rstrip().endswith("1 leak")
-
-
-def test_spellings_of_columns_sides_and_separators_are_understood(clean, tmp_path, capsys):
-    spoil("time", clean, tmp_path)
-    say = {"train": "Training", "validate": "dev", "test": "TEST", "": "n/a"}
-    rows = [
-        {
-            "Participant_ID": row["subject"],
-            "file": row["recording"],
-            "Onset": row["start"],
-            "duration": float(row["stop"]) - float(row["start"]),
-            "Split": say[row["side"]],
-        }
-        for row in clean
-    ]
-    path = write(tmp_path / "t.tsv", rows, delimiter="\t", encoding="utf-8-sig")
-    code, found, _ = audit(path, "--by", "time", capsys=capsys)
-    assert code == 1 and [leak["kind"] for leak in found["leaks"]] == ["time"]
-    assert found["sides"] == {"train": 48, "validate": 16, "test": 32}
-    own = [{"pid": r["Participant_ID"], "where": r["Split"]} for r in rows]
-    path = write(tmp_path / "own.csv", own, delimiter=";")
-    words = ("--column", "subject=pid", "--column", "side=where")
-    assert audit(path, *words, capsys=capsys)[0] == 0
-
-
-def test_run_numbers_are_not_taken_for_names_of_recordings(clean, tmp_path, capsys):
-    for row in clean:
-        row["recording"] = row["session"]
-    code, found, _ = audit(write(tmp_path / "t.csv", clean), capsys=capsys)
-    assert code == 0 and "occur with several subjects" in found["notes"][0]
-
-
-def test_without_sides_copies_within_the_table_are_found(tmp_path, capsys):
-    rows = [{"recording": f"r{i}", "fingerprint": f"f{i}"} for i in range(5)]
-    path = write(tmp_path / "t.csv", rows)
-    assert audit(path, capsys=capsys)[0] == 0
-    rows[4]["fingerprint"] = "f1"
-    code, found, _ = audit(write(path, rows), capsys=capsys)
-    assert code == 1 and [leak["kind"] for leak in found["leaks"]] == ["duplicate"]
-
-
-@pytest.mark.parametrize(
-    ("text", "words", "message"),
-    [
-        ("", (), "empty; expected a line of column names"),
-        ("subject,side\n", (), "has column names but no rows"),
-        ("a,b\n1,2\n", (), "none of its columns .a, b. says what a row is"),
-        ("subject,side\n1,train,x\n", (), "row 1: 3 fields under 2 column names"),
-        ("subject,side\n1,train\n2,tset\n", (), "row 2: side is 'tset', expected train"),
-        ("subject,Subject,side\n1,1,train\n", (), "column 'subject' appears 2 times"),
-        ("recording,start,stop,side\na,0,x,train\n", (), "row 1: stop is 'x', expected seconds"),
-        ("recording,start,stop,side\na,3,1,train\n", (), "stops at 1 s, before its start at 3 s"),
-        ("subject\n1\n", (), "nothing can be compared"),
-        ("subject,side\n1,train\n", ("--by", "session"), "no column session"),
-        ("subject,side\n1,train\n", ("--column", "subject"), "expected OURS=YOURS"),
-        ("subject,side\n1,train\n", ("--column", "subject=pid"), r"has no column \['pid'\]"),
-        ("subject,side\n1,train\n", ("--column", "x=side"), r"there is no column \['x'\]"),
-    ],
-)
-def test_a_table_that_cannot_be_read_says_why(text, words, message, tmp_path, capsys):
-    path = tmp_path / "t.csv"
-    path.write_text(text)
-    code, _, err = audit(path, *words, capsys=capsys)
-    assert code == 2 and len(err.splitlines()) == 1
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(err)
-
-
-def test_bytes_that_are_no_text_are_refused(tmp_path, capsys):
-    (tmp_path / "t.csv").write_bytes(b"subject,side\n\xff\xfe\x00,train\n")
-    assert "not a text table in UTF-8" in audit(tmp_path / "t.csv", capsys=capsys)[2]
-    assert audit(tmp_path / "none.csv", capsys=capsys)[2].endswith("no such file.\n")
-
-
-def test_auditing_a_table_loads_no_deep_learning(clean, tmp_path):
-    path = write(tmp_path / "t.csv", clean)
-    code = (
-        "import sys; from neurofm import cli; cli.main(['audit', sys.argv[1]]);"
-        "assert not {'torch', 'lightning', 'mne'} & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(path)], check=True, capture_output=True)
-
-
-# What a model has seen
-
-seconds = st.integers(0, 40).map(lambda k: k / 2)
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 3), seconds, st.integers(1, 6)), max_size=12))
-def test_parts_of_windows_cover_what_the_windows_cover(windows):
-    names = ("a", "b", "c", "d")
-    owner = np.array([w[0] for w in windows], dtype=np.int64)
-    start = np.array([w[1] for w in windows], dtype=np.float64)
-    stop = start + np.array([w[2] / 2 for w in windows], dtype=np.float64)
-    seen = Seen.of_windows(names, {"a": "x"}, owner, start, stop)
-    assert set(seen.recordings) == {names[i] for i in owner}
-    for name, spans in zip(seen.recordings, seen.spans, strict=True):
-        assert all(spans[k][1] < spans[k + 1][0] for k in range(len(spans) - 1))
-        for moment in np.arange(0.25, 25, 0.5):
-            inside = any(low < moment < high for low, high in spans)
-            mine = owner == names.index(name)
-            assert inside == bool(((start < moment) & (moment < stop))[mine].any())
-    assert Seen.from_bytes(seen.to_bytes(), where="here") == seen
-    assert union([seen, seen]) == seen and union([]) == Seen()
-
-
-def test_joining_keeps_names_fingerprints_and_parts_of_both():
-    one = Seen(("a", "b"), ("x", ""), (((0.0, 1.0),), ((0.0, 2.0),)))
-    two = Seen(("b", "c"), ("y", "z"), (((2.0, 3.0),), ()))
-    both = union([one, two])
-    assert both.recordings == ("a", "b", "c") and both.fingerprints == ("x", "y", "z")
-    assert both.spans == (((0.0, 1.0),), ((0.0, 3.0),), ((0.0, np.inf),))
-    assert Seen.from_bytes(both.to_bytes(), where="here") == both
-
-
-@pytest.mark.parametrize("data", [b"", b"nonsense", Seen().to_bytes()[:-4]])
-def test_a_damaged_record_is_refused(data):
-    with pytest.raises(ValueError, match=r"m\.safetensors: the record of training recordings"):
-        Seen.from_bytes(data, where="m.safetensors")
-
-
-def test_a_record_must_be_one_list_for_each_recording():
-    with pytest.raises(ValueError, match=r"2 recordings \(1 names\)"):
-        Seen(("a", "a"), ("", ""), ((), ()))
-
-
-def test_many_recordings_are_kept_beside_the_weights(small, tmp_path):
-    rng = np.random.default_rng(0)
-    n = 5_000
-    alphabet = np.array(list("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"))
-    letters = "".join(alphabet[rng.integers(0, 64, n * 192)])
-    model = small.model()
-    model.seen = Seen(
-        tuple(f"corpus_sub-{i:06d}" for i in range(n)),
-        tuple("nf1:" + letters[192 * i : 192 * (i + 1)] for i in range(n)),
-        (((0.0, 3600.0),),) * n,
-    )
-    path = save_model(model, tmp_path / "m.safetensors")
-    assert path.stat().st_size < 2e6
-    with safe_open(path, framework="pt") as file:
-        assert len(str(file.metadata())) < 10_000
-    assert read_card(path)["seen"] == n
-    assert read_seen(path) == model.seen
-
-
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec"),
     pytest.mark.filterwarnings("ignore:.*in eval mode"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
 ]
-LABELS = {"labels": ["left_hand", "right_hand"], "offset_s": 0.5, "window_s": 3.0}
-
-
-def runner(folder: Path, **changes: Any) -> lightning.Trainer:
-    return lightning.Trainer(
-        accelerator="cpu",
-        max_steps=1,
-        limit_val_batches=1,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        default_root_dir=folder,
-        **changes,
-    )
-
-
-@pytest.fixture(scope="module")
-def pretrained(small, tmp_path_factory) -> Path:
-    """A tokenizer trained on person 2, a model on it trained on person 1 (its test person is 3)."""
-    from neurofm.tasks import Pretrain, TrainTokenizer
-
-    folder = tmp_path_factory.mktemp("pretrained")
-    tokenizer = TrainTokenizer(small.tokenizer())
-    runner(folder).fit(tokenizer, datamodule=small.data(validate=["1"], test=["3"]))
-    save_model(tokenizer.tokenizer, folder / "tokenizer.safetensors")
-    model = load_model(str(small.folder / "model.yaml"), tokenizer=folder / "tokenizer.safetensors")
-    task = Pretrain(model, cache_tokens=False)
-    fitting = runner(folder)
-    fitting.fit(task, datamodule=small.data())
-    fitting.save_checkpoint(folder / "last.ckpt")
-    return save_model(task.model, folder / "model.safetensors").parent
-
-
-def test_a_model_knows_what_it_and_its_tokenizer_were_trained_on(pretrained):
-    people = {"sub-001", "sub-002"}
-    for file in ("model.safetensors", "last.ckpt"):
-        seen = read_seen(pretrained / file)
-        assert {name.split("_")[1] for name in seen.recordings} == people and len(seen) == 4
-        assert all(seen.fingerprints) and all(seen.spans)
-        assert load_model(pretrained / file).seen == seen
-        assert load_tokenizer(pretrained / file).seen == seen
-    only = read_seen(pretrained / "tokenizer.safetensors")
-    assert {name.split("_")[1] for name in only.recordings} == {"sub-002"}
-    assert read_card(pretrained / "model.safetensors")["seen"] == 4
-
-
-def test_testing_on_pretraining_recordings_is_refused_or_labelled(small, pretrained, tmp_path):
-    from neurofm.tasks import Decode
-
-    model = load_model(pretrained / "model.safetensors")
-    data = small.data(**LABELS, validate=["2"], test=["1"])
-    with pytest.raises(ValueError, match=r"2 recordings of the test side.*allow_overlap: true"):
-        runner(tmp_path).test(Decode(model, n_outputs=2), datamodule=data, verbose=False)
-    allowed, testing = Decode(model, n_outputs=2, allow_overlap=True), runner(tmp_path)
-    with pytest.warns(UserWarning, match="evaluated on data seen in training: pretraining/test: 2"):
-        testing.test(allowed, datamodule=data, verbose=False)
-    assert float(testing.callback_metrics["test/seen_in_training"]) == 2
-    with pytest.warns(UserWarning, match="of the test side of these data, 2 recordings were seen"):
-        runner(tmp_path).fit(Decode(model, n_outputs=2), datamodule=data)
-
-
-@pytest.mark.filterwarnings("error:.*seen in")
-def test_testing_on_other_recordings_passes_unlabelled(small, pretrained, tmp_path):
-    from neurofm.tasks import Decode
-
-    task = Decode(load_model(pretrained / "model.safetensors"), n_outputs=2)
-    data = small.data(**LABELS, validate=["2"], test=["3"])
-    fitting = runner(tmp_path)
-    fitting.fit(task, datamodule=data)
-    fitting.test(task, datamodule=data, verbose=False)
-    assert "test/seen_in_training" not in fitting.callback_metrics
-
-
-@pytest.mark.filterwarnings("error:.*seen in")
-def test_parts_of_a_recording_may_be_split_in_time(small, tmp_path):
-    from neurofm.tasks import Decode
-
-    task = Decode(small.model(), n_outputs=2)
-    data = small.data(**LABELS, split_by="time", validate=0.2, test=0.3)
-    fitting = runner(tmp_path)
-    fitting.fit(task, datamodule=data)
-    fitting.test(task, datamodule=data, verbose=False)
-
-
-def test_a_finetuned_checkpoint_is_not_tested_on_what_it_was_tuned_on(small, tmp_path):
-    from neurofm.tasks import Decode
-
-    task = Decode(small.model(), n_outputs=2)
-    fitting = runner(tmp_path)
-    fitting.fit(task, datamodule=small.data(**LABELS, validate=["2"], test=["3"]))
-    fitting.save_checkpoint(tmp_path / "tuned.ckpt")
-    swapped = small.data(**LABELS, validate=["2"], test=["1"])
-    with pytest.raises(ValueError, match="were among those the model was trained on"):
-        runner(tmp_path).test(
-            Decode(small.model(), n_outputs=2),
-            datamodule=swapped,
-            ckpt_path=tmp_path / "tuned.ckpt",
-            weights_only=True,
-            verbose=False,
-        )
-    rebuilt = Decode.load_from_checkpoint(tmp_path / "tuned.ckpt")
-    assert rebuilt.seen == task.seen and len(task.seen) == 2
-
-
-def test_a_frozen_model_has_not_seen_what_its_readout_was_trained_on(small, tmp_path):
-    from neurofm.tasks import Decode
-
-    task = Decode(small.model(), n_outputs=2, freeze=True)
-    runner(tmp_path).fit(task, datamodule=small.data(**LABELS, validate=["2"], test=["3"]))
-    assert len(Seen.of(task.model)) == 0 and len(Seen.of(task)) == 2
