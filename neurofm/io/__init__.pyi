@@ -17,6 +17,9 @@ from .corpus import Corpus as Corpus
 from .corpus import open_corpus as open_corpus
 from .fetch import fetch as fetch
 from .formats import read_raw_signal as read_raw_signal
+from .hub import from_pretrained as from_pretrained
+from .hub import push_to_hub as push_to_hub
+from .hub import save_pretrained as save_pretrained
 from .matfiles import MatReader as MatReader
 from .meeg import signal_from_raw as signal_from_raw
 from .meeg import signal_to_raw as signal_to_raw
