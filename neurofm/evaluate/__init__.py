@@ -1,6 +1,8 @@
-"""Protocols and classical baselines."""
+"""Protocols, classical baselines, probes, and suites that compare many methods."""
 
 from neurofm.evaluate.baselines import BraindecodeClassifier, csp_lda, tangent_lr
+from neurofm.evaluate.fold import predict_fold, refuse_seen_people
+from neurofm.evaluate.probing import LinearProbe
 from neurofm.evaluate.protocol import (
     FoldScores,
     compare,
@@ -9,14 +11,21 @@ from neurofm.evaluate.protocol import (
     summarize,
     within_subject,
 )
+from neurofm.evaluate.suites import Suite, nested_share, read_suite
 
 __all__ = [
     "BraindecodeClassifier",
     "FoldScores",
+    "LinearProbe",
+    "Suite",
     "compare",
     "cross_validate",
     "csp_lda",
+    "nested_share",
     "per_subject",
+    "predict_fold",
+    "read_suite",
+    "refuse_seen_people",
     "summarize",
     "tangent_lr",
     "within_subject",

@@ -105,7 +105,8 @@ def _compute(
         TextColumn("left"),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
-    with Progress(*columns, console=console, speed_estimate_period=600) as bar:
+    quiet_bar = not console.is_terminal
+    with Progress(*columns, console=console, speed_estimate_period=600, disable=quiet_bar) as bar:
         task = bar.add_task("cells", total=len(missing), words="")
         for outcome in executor.imap_unordered(runner, groups_of(missing)):
             cell = outcome.item.first
@@ -114,7 +115,7 @@ def _compute(
             if outcome.failure is not None:
                 failed += 1
                 _say(console, f"{words}: {outcome.failure}")
-            elif not console.is_terminal:
+            elif quiet_bar:
                 done = bar.tasks[0]
                 left = "" if done.time_remaining is None else f", {done.time_remaining:.0f} s left"
                 counts = f"{done.completed:.0f} of {len(missing)} cells"
