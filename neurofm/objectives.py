@@ -56,16 +56,18 @@ def masked_code_losses(
     hidden: Bool[Tensor, "batch token"],
 ) -> dict[str, Tensor]:
     """Mean cross-entropy and accuracies over hidden tokens; zeros if nothing is hidden."""
-    scores, labels = logits[hidden].float(), codes[hidden]
-    n = labels.numel()
-    correct = scores.argmax(-1) == labels
-    entropy = F.cross_entropy(scores.flatten(0, 1), labels.flatten(), reduction="sum")
+    # No choice of rows: how many are hidden is not known to the host of an accelerator.
+    chosen = hidden.unsqueeze(-1)
+    scores, labels = logits.float(), codes.masked_fill(~chosen, -100)
+    n = hidden.sum() * codes.shape[-1]
+    correct = (scores.argmax(-1) == codes) & chosen
+    entropy = F.cross_entropy(scores.flatten(0, -2), labels.flatten(), reduction="sum")
     results = {
-        "loss": batch_mean(entropy / max(n, 1), n),
-        "accuracy": correct.sum() / max(n, 1),
+        "loss": batch_mean(entropy / n.clamp(min=1), n),
+        "accuracy": correct.sum() / n.clamp(min=1),
     }
     for level, right in enumerate(correct.unbind(-1)):
-        results[f"accuracy_{level}"] = right.sum() / max(len(right), 1)
+        results[f"accuracy_{level}"] = right.sum() * codes.shape[-1] / n.clamp(min=1)
     return results
 
 

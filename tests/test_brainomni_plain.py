@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from tests.benchmarks.brainomni import Sides
+from benchmarks.brainomni import Sides
 
 SMALL = {
     "window_length": 64,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from neurofm.nn.processes import place
-from neurofm.shapes import Bool
+from neurofm.shapes import Bool, Int
 
 
 def draw(
@@ -47,3 +47,12 @@ def keep_channels(
     count = real.sum(1, keepdim=True)
     hidden = (fraction * count).long().clamp(min=1).minimum(count - 1)
     return real & (rank >= hidden)
+
+
+def shown_channels(
+    count: int, fraction: float, generator: torch.Generator | None, device: torch.device
+) -> Int[Tensor, " shown"]:
+    """What `keep_channels` keeps where all channels are real: the same of every window."""
+    hidden = min(max(int(fraction * count), 1), count - 1)
+    drawn = draw(torch.rand, (count,), generator, device)
+    return drawn.argsort()[hidden:].sort().values

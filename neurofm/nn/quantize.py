@@ -264,7 +264,8 @@ class ResidualVQ(nn.Module):
     @property
     def initialized(self) -> bool:
         """Whether the codebooks have started."""
-        return bool(cast(VectorQuantizer, self.levels[0]).initialized)
+        first = cast(VectorQuantizer, self.levels[0])
+        return first._ready or bool(first.initialized)
 
     def forward(
         self, x: Float[Tensor, "... dim"], *, generator: torch.Generator | None = None

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from neurofm.batch import Batch, Tokens
 from neurofm.cards import configured
 from neurofm.nn.channels import ChannelCompression, ChannelExpansion, SensorEncoder
 from neurofm.nn.conv import Conv, ConvTranspose, SEANetDecoder, SEANetEncoder
-from neurofm.nn.draw import draw_windows, keep_channels
+from neurofm.nn.draw import draw_windows, keep_channels, shown_channels
 from neurofm.nn.processes import batch_mean
 from neurofm.nn.quantize import Quantized, ResidualVQ
 from neurofm.nn.start import unit_variance
@@ -316,21 +316,29 @@ class BrainTokenizer(nn.Module):
         Returns:
             "loss" and its parts "time", "pcc", "amplitude", "phase", "commitment", and "codes".
         """
-        real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if mask is None else mask
         windows = self.windows(x)
-        if keep is None:
-            keep = keep_channels(real, self.drop_channels, generator)
+        chosen = None  # the same channels of every window: known without asking the device
+        if keep is None and mask is None:
+            chosen = shown_channels(x.shape[1], self.drop_channels, generator, x.device)
+        elif keep is None:
+            keep = keep_channels(cast(Tensor, mask), self.drop_channels, generator)
         if noise is None:
             noise = draw_windows(torch.randn, windows.shape, generator, x.device)
         sensors = self.sensors(pos, sensor_type)
-        seen = None if bool((keep & real).all()) else keep & real
         if self.start == "spread" and self.training and not self.quantizer.initialized:
             self._spread(windows, sensors, mask)
-        latent = self.encode_windows(windows + self.noise * noise, sensors, seen)
+        noisy = windows + self.noise * noise
+        if chosen is not None:
+            latent = self.encode_windows(noisy[:, chosen], sensors[:, chosen])
+        else:
+            latent = self.encode_windows(noisy, sensors, keep if mask is None else keep & mask)
         found = self.quantize(latent, generator=generator)
         output = self.decode_sources(found.values, sensors, mask)
-        target = standardize(windows)[real]
-        parts = reconstruction_losses(target, output[real])
+        target = standardize(windows)
+        if mask is not None:
+            target, output = target[mask], output[mask]
+        target, output = target.flatten(0, -3), output.flatten(0, -3)
+        parts = reconstruction_losses(target, output)
         losses = {name: batch_mean(part, len(target)) for name, part in parts.items()}
         losses["commitment"] = found.loss
         losses["loss"] = (

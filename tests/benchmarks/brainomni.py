@@ -34,7 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from neurofm.models import BrainOmni
 from neurofm.objectives import masked_code_losses
 from neurofm.tokenizers import BrainTokenizer
-from tests.benchmarks.plain_brainomni import PlainBrainOmni, PlainTokenizer
+
+from .plain_brainomni import PlainBrainOmni, PlainTokenizer
 
 PARTS = ("encode", "stage1", "stage2")
 
@@ -88,14 +89,19 @@ class Sides:
         order = torch.randperm(torch.Size(shape).numel(), **options)
         return torch.rand(shape, **options), torch.rand(shape, **options), order
 
+    def _own_draws(self, part: str) -> tuple[Tensor, ...] | None:
+        return None if part == "stage1" else self.draws(part)
+
     def steps(self) -> int:
         """Of the tokens of one recording."""
         windows = self.tokenizer.windows(torch.empty(1, 1, self.samples), self.ours.overlap_ratio)
         return windows.shape[2] * self.tokenizer.window_length // self.tokenizer.hop
 
-    def our_loss(self, part: str, draws: tuple[Tensor, ...]) -> Tensor:
-        """Of either stage."""
+    def our_loss(self, part: str, draws: tuple[Tensor, ...] | None) -> Tensor:
+        """Of either stage; stage 1 draws by itself if nothing is given."""
         x, pos, kind = self.data
+        if draws is None:
+            return self.tokenizer.losses(x, pos, kind)["loss"]
         if part == "stage1":
             order, drawn = draws
             hidden = len(order) - drawn.shape[1]
@@ -159,7 +165,7 @@ class Sides:
         ours.train(), plain.train()
         loss = torch.compile(self.our_loss) if compiled else self.our_loss
         return [
-            _step(ours, lambda: self._mixed(lambda: loss(part, self.draws(part)))()),
+            _step(ours, self._mixed(lambda: loss(part, self._own_draws(part)))),
             _step(plain, lambda: self.plain_loss(part, self.draws(part))),
         ]
 
