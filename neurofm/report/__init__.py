@@ -1,5 +1,6 @@
 """Results as tables, figures and one self-contained HTML page."""
 
+from neurofm.report.codebook import plot_explained
 from neurofm.report.plots import (
     plot_band_error,
     plot_code_usage,
@@ -26,6 +27,7 @@ __all__ = [
     "plot_code_usage",
     "plot_confusion",
     "plot_curves",
+    "plot_explained",
     "plot_layer_scores",
     "plot_rdm",
     "plot_reconstruction",

@@ -17,6 +17,7 @@ import yaml
 from matplotlib.figure import Figure
 
 from neurofm import cards
+from neurofm.report.codebook import about_codes, add_codebook
 from neurofm.report.plots import plot_curves, plot_scores
 from neurofm.report.report import Report
 from neurofm.types import Result
@@ -83,10 +84,11 @@ def read_run(folder: Path | str) -> Report:
                 "at step": int(steps[-1]),
             }
             for name, (steps, values) in metrics.curves.items()
-            if name != "epoch"
+            if name != "epoch" and not about_codes(name)
         ]
         text = f"From {metrics_path.relative_to(folder)}."
         report.add_section("Training", text=text, figures=figures, table=last)
+        add_codebook(report, metrics.curves)
     for stage in ("validate", "test"):
         scored, numbers = _scores(folder, stage)
         if scored is not None:
@@ -243,7 +245,7 @@ def _curve_figures(metrics: Metrics) -> list[tuple[Figure, str]]:
         stage, _, quantity = name.partition("/")
         if stage not in STAGES or not quantity:
             stage, quantity = "", name
-        if quantity == "epoch" or len(curve[0]) < 2:
+        if quantity == "epoch" or len(curve[0]) < 2 or about_codes(name):
             continue
         base = quantity.removesuffix("_step").removesuffix("_epoch")
         label = " ".join(filter(None, (stage, quantity.removeprefix(base).strip("_")))) or base

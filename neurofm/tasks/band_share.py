@@ -81,5 +81,5 @@ class BandShare:
                 square = max(ee - 2 * lost * pe + lost**2 * pp, 0.0)
                 half = Z95 * math.sqrt(square * n / (n - 1)) / p
                 out[f"explained_{name}_low"] = 1 - lost - half
-                out[f"explained_{name}_high"] = 1 - lost + half
+                out[f"explained_{name}_high"] = min(1 - lost + half, 1.0)
         return out

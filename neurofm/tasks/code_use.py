@@ -31,7 +31,7 @@ class CodeUse:
         self._counts[stage] = self._counts[stage] + counts if stage in self._counts else counts
 
     def pop(self, stage: str) -> dict[str, float]:
-        """Mean over levels of each line of `nn.health_of_counts`, and start afresh.
+        """Mean over levels of each line of `nn.health_of_counts`, and `size`; start afresh.
 
         With several levels also `usage_level_1`, `perplexity_level_1`, `dead_level_1` and so on,
         coarsest first. Nothing if no batch came, as in an epoch that a resumed run finds finished.
@@ -43,6 +43,7 @@ class CodeUse:
         health = health_of_counts(counts)
         self._judge(stage, counts, health)
         out = {name: sum(levels) / len(levels) for name, levels in health.items()}
+        out["size"] = float(counts.shape[1])
         if len(counts) > 1:
             for name in ("usage", "perplexity", "dead"):
                 for level, value in enumerate(health[name], start=1):

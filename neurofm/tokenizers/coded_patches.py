@@ -36,6 +36,8 @@ from neurofm.units import Kind
 
 # Scaled values beyond this are artefacts; they would rule the error and the code book.
 LIMIT = 15.0
+# Rows quieter than this, in units of the typical spread, need not be exact in their own unit.
+QUIET = 0.05
 
 
 class Block(nn.Module):
@@ -196,27 +198,39 @@ class CodedPatches(nn.Module):
         return self.signal(batch), self.decode(self(batch), batch)
 
     def loss(self, batch: Batch, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """Reconstruct the scaled signal from its codes.
+        """Reconstruct the signal and its slope from codes, every channel of a window alike.
+
+        Slopes have about equal power at all frequencies of EEG; the error of the signal alone is
+        that of its slowest waves. Both are Huber errors, over the spread of the channel (of its
+        slope) in that window, so that neither spikes nor loud channels rule.
 
         Returns:
-            "loss" and its parts "error" (Huber, so that spikes do not rule) and "commitment";
-            "pcc", the mean correlation of signal and reconstruction; "codes".
+            "loss" and its parts "signal", "slope" and "commitment"; "pcc", the mean correlation of
+            signal and reconstruction; "codes".
         """
         rows = self.scaled(batch)[batch.channel_mask]
         found: Quantized = self.quantizer(self.encode_rows(rows), generator=generator)
         made = self.decode_rows(found.values).float()
-        error = batch_mean(F.smooth_l1_loss(made, rows), len(rows))
+        signal = batch_mean(_error(made, rows), len(rows))
+        slope = batch_mean(_error(made.diff(), rows.diff()), len(rows))
         with torch.no_grad():
             both = torch.stack([rows, made])
             both = F.normalize(both - both.mean(-1, keepdim=True), dim=-1)
             correlation = (both[0] * both[1]).sum(-1).mean()
         return {
-            "loss": error + found.loss,
-            "error": error,
+            "loss": signal + slope + found.loss,
+            "signal": signal,
+            "slope": slope,
             "commitment": found.loss,
             "pcc": correlation,
             "codes": found.codes,
         }
+
+
+def _error(made: Float[Tensor, "row time"], rows: Float[Tensor, "row time"]) -> Float[Tensor, ""]:
+    """Huber error over each row's spread; that of a flat row is not blown up."""
+    spread = rows.std(-1, keepdim=True, correction=0).clamp(min=QUIET)
+    return F.smooth_l1_loss(made / spread, rows / spread)
 
 
 def _spread(rows: Float[Tensor, "row ..."], mask: Bool[Tensor, "batch channel"]) -> Tensor:

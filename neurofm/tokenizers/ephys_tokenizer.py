@@ -319,13 +319,16 @@ class EphysTokenizer(nn.Module):
         return torch.bincount(found.flatten(), minlength=self.n_tokens)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Training loss of a batch; see `losses`. In training mode the temperature then falls."""
+        """Training loss of a batch; see `losses`. "codes" are labels, as `forward` gives them.
+
+        In training mode the temperature then falls.
+        """
         x = self.prepare(batch)
         found = self.losses(self.windows(x)[batch.channel_mask].flatten(0, 1))
         if self.training and self.anneal:
             fall = (1 - self.final_temperature) / self.anneal
             self.temperature.sub_(fall).clamp_(min=self.final_temperature)
-        return found
+        return found | {"codes": self.label_map[found["codes"]]}
 
     def losses(self, x: Float[Tensor, "row time"]) -> dict[str, Tensor]:
         """Mean squared error of the reconstruction.

@@ -220,9 +220,10 @@ class QuantileTokenizer(nn.Module):
 
 
 def _quantiles(count: Tensor, share: Tensor) -> Tensor:
-    """Amplitudes below which these shares of the counted samples lie."""
+    """Amplitudes below which these shares of the counted samples lie: upper ends of bins.
+
+    Never inside a bin, so that where values repeat (steps of a converter) all have one code.
+    """
     reached = count.cumsum(0)
-    wanted = share.to(count) * reached[-1]
-    index = torch.searchsorted(reached, wanted).clamp(max=len(count) - 1)
-    inside = (wanted - (reached - count)[index]) / count[index].clamp(min=1)
-    return FLOOR * torch.sinh(WIDTH * (index + inside.clamp(0, 1) - 0.5 - REACH))
+    index = torch.searchsorted(reached, share.to(count) * reached[-1]).clamp(max=len(count) - 1)
+    return FLOOR * torch.sinh(WIDTH * (index + 0.5 - REACH))
