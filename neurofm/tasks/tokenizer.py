@@ -126,6 +126,16 @@ class TrainTokenizer(Task):
                 stacklevel=3,
             )
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Which batch is reconstructed next: a code book may count in that too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["reconstructed"] = dict(self._count)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting batches."""
+        super().on_load_checkpoint(checkpoint)
+        self._count |= checkpoint.get("reconstructed", {})
+
     def _remember(self) -> None:
         """A tokenizer that is fitted without a gradient has seen the data too."""
         super()._remember()
