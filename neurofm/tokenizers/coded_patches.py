@@ -233,6 +233,6 @@ def _error(made: Float[Tensor, "row time"], rows: Float[Tensor, "row time"]) -> 
     return F.smooth_l1_loss(made / spread, rows / spread)
 
 
-def _spread(rows: Float[Tensor, "row ..."], mask: Bool[Tensor, "batch channel"]) -> Tensor:
+def _spread(rows: Tensor, mask: Bool[Tensor, "batch channel"]) -> Tensor:
     """Rows of real channels back in place; zeros in padded channels."""
     return rows.new_zeros(*mask.shape, *rows.shape[1:]).index_put((mask,), rows)
