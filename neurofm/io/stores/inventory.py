@@ -121,7 +121,9 @@ def _version(files: tuple[Path, ...], names: set[str], sealed: int) -> Leftover:
         return Leftover(files, "its document is damaged", True)
     if recording in names and not newer:
         return Leftover(files, "a version that was replaced", True, recording)
-    return Leftover(files, "complete, to be sealed by `neurofm prepare` or `tokenize`", False, recording)
+    return Leftover(
+        files, "complete, to be sealed by `neurofm prepare` or `tokenize`", False, recording
+    )
 
 
 def _partial(file: Path) -> Leftover:
