@@ -159,15 +159,15 @@ class Contract:
         }
 
     def joined(self, other: Contract, *, where: str) -> Contract:
-        """What both demand together.
-
-        Args:
-            where: What the two are, for the message.
+        """What both demand together; `where` says what the two are, for messages.
 
         Raises:
             ValueError: They contradict each other; the message names the fields and both values.
         """
         mine, theirs = self.expects(), other.expects()
+        if "any" in (mine.get("unit"), theirs.get("unit")):
+            either = {mine.pop("unit", "any"), theirs.pop("unit", "any")}
+            theirs["unit"] = next(iter(either - {"any"}), "any")
         wrong = [
             f"{name}: {mine[name]!r} against {theirs[name]!r}"
             for name in ("n_channels", "unit", "n_times")

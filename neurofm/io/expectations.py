@@ -78,7 +78,9 @@ def expect(model: nn.Module, card: Mapping[str, Any], *, where: str, anew: bool 
     own = built_for(part)
     inner = getattr(model, "encoder", None)
     if isinstance(inner, nn.Module):
-        inner.contract = contract  # type: ignore[assignment]
+        alone = built_for(inner)
+        inner._built_for, inner.contract = alone, contract  # type: ignore[assignment]
+        inner._amplitudes = known  # type: ignore[assignment]
     for item, alone in ((part, own), (model, built)):
         item._built_for, item.contract = alone, contract  # type: ignore[assignment]
         item._amplitudes = known  # type: ignore[assignment]

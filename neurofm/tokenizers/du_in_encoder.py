@@ -19,7 +19,8 @@ from torch.nn import functional as F
 
 from neurofm.batch import Batch
 from neurofm.cards import configured
-from neurofm.contract import Contract, Given
+from neurofm.contract import check_values
+from neurofm.io.expectations import compare_input
 from neurofm.nn.batch_norm import BatchNorm1d
 from neurofm.nn.transformer import initialize
 from neurofm.shapes import Float, Int
@@ -253,9 +254,7 @@ class DuInEncoder(nn.Module):
 
     def check(self, batch: Batch) -> None:
         """Stop if a batch is not what the model was made for; see `signal`."""
-        contract = getattr(self, "contract", None)
-        if isinstance(contract, Contract):  # of the card or file it was loaded from
-            contract.compare(Given.of(batch), model="Du-IN", what="the batch")
+        compare_input(self, batch)
         if abs(batch.sfreq - self.sfreq) > 1e-3 * self.sfreq:
             raise ValueError(
                 f"Du-IN: the batch has {batch.sfreq:g} Hz, expected {self.sfreq:g} Hz. Prepare the "
@@ -270,13 +269,8 @@ class DuInEncoder(nn.Module):
                 f"Du-IN: a window of {n} samples is not a multiple of the patch of {self.patch}. "
                 f"Use window_s: {near:g}."
             )
+        check_values(batch, model="Du-IN")
         mask = batch.channel_mask
-        if not bool(mask.any(1).all()):
-            empty = torch.nonzero(~mask.any(1)).flatten().tolist()
-            raise ValueError(
-                f"Du-IN: windows {empty} of the batch have no real channel. Drop windows whose "
-                "channel_mask is all False."
-            )
         if bool(mask[:, self.n_channels :].any()):
             raise ValueError(
                 f"Du-IN: a window has {int(mask.sum(1).max())} channels, the model takes "
@@ -297,11 +291,6 @@ class DuInEncoder(nn.Module):
                 f"Du-IN: subject number {last} has no layer; the model has {self.n_subjects}. "
                 "Train on the people the model was made for, or give new people layers of their "
                 "own with neurofm.models.for_new_subjects."
-            )
-        if not bool(batch.x[mask].isfinite().all()):
-            raise ValueError(
-                "Du-IN: the batch holds NaN or infinite values. Interpolate or drop the channels "
-                "concerned (`neurofm check` names them)."
             )
 
 

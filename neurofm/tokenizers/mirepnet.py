@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from neurofm.batch import Batch, Tokens
 from neurofm.cards import configured
+from neurofm.contract import check_values
 from neurofm.nn.batch_norm import BatchNorm1d
 from neurofm.shapes import Float
 from neurofm.units import Kind
@@ -106,6 +107,7 @@ class MIRepNetTokenizer(nn.Module):
 
     def signal(self, batch: Batch) -> Float[Tensor, "batch channel time"]:
         """The template's channels of a batch, without padding."""
+        check_values(batch, model="MIRepNetTokenizer")
         if batch.unit not in ("physical", "z"):
             raise ValueError(f"MIRepNetTokenizer: unit {batch.unit!r} is not 'physical' or 'z'.")
         if abs(batch.sfreq - self.sfreq) > 1e-3 * self.sfreq:
@@ -134,10 +136,4 @@ class MIRepNetTokenizer(nn.Module):
                 f"MIRepNetTokenizer: windows of {batch.x.shape[-1]} samples are shorter than a "
                 f"token. Set window_s to at least {least / self.sfreq:g}."
             )
-        x = batch.x[:, :n]
-        if not bool(x.isfinite().all()):
-            raise ValueError(
-                "MIRepNetTokenizer: the batch holds NaN or infinite values. Interpolate or drop "
-                "the channels concerned (`neurofm check` names them)."
-            )
-        return x.float()
+        return batch.x[:, :n].float()
