@@ -331,7 +331,8 @@ class BrainTokenizer(nn.Module):
         if chosen is not None:
             latent = self.encode_windows(noisy[:, chosen], sensors[:, chosen])
         else:
-            latent = self.encode_windows(noisy, sensors, keep if mask is None else keep & mask)
+            seen = cast(Tensor, keep if mask is None else cast(Tensor, keep) & mask)
+            latent = self.encode_windows(noisy, sensors, seen)
         found = self.quantize(latent, generator=generator)
         output = self.decode_sources(found.values, sensors, mask)
         target = standardize(windows)

@@ -313,6 +313,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--memory-of", nargs=2, metavar=("PART", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
+    torch._dynamo.config.allow_rnn = True  # with --compile the LSTM stays in the graph
     shape = {"device": options.device, "batch": options.batch, "channels": options.channels}
     if options.memory_of:
         part, side = options.memory_of
