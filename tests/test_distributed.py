@@ -25,7 +25,8 @@ EQUALITY = [
     *("batch norm", "probe", "fine-tuning"),
 ]
 RESUMED = ["tokenizer", "pretrain", "decode"]
-LIMIT_S = 500  # on a busy machine; about twenty seconds on a quiet one
+LIMIT_S = 540  # on a busy machine; half a minute of work
+pytestmark = pytest.mark.timeout(600)
 
 
 class Runs:
@@ -116,16 +117,16 @@ def test_what_a_task_does_not_train_rests_where_others_would_wait_for_it(runs: R
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_run_killed_in_mid_epoch_goes_on_bit_by_bit(name: str, world: int, runs: Runs) -> None:
-    """Killed in step 7 of 12, six to an epoch; the last checkpoint is of step 4."""
+    """Killed after step 5 of 8, four to an epoch; the last checkpoint is of step 3."""
     whole = runs(f"resume.{name}.{world}.whole", world)
     rest = runs(f"resume.{name}.{world}.rest", world)
     assert not list(runs.folder.glob(f"resume.{name}.{world}.killed-*.pt"))
     for before, after in zip(whole, rest, strict=True):
-        assert len(before["losses"]) == 12
-        assert after["losses"] == before["losses"][4:]
-        assert after["windows"] == before["windows"][4:]
+        assert len(before["losses"]) == 8
+        assert after["losses"] == before["losses"][3:]
+        assert after["windows"] == before["windows"][3:]
         for key, value in before["state"].items():
             assert torch.equal(after["state"][key], value), key
     seen = list(chain.from_iterable(step for run in whole for step in run["windows"]))
-    assert len(seen) == 12 * 8
+    assert len(seen) == 8 * 8
     assert {recording // 6 for recording, _ in seen} == {0, 1}

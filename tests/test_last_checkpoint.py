@@ -196,7 +196,23 @@ def test_a_writer_killed_by_the_system_leaves_the_checkpoint_before(tmp_path: Pa
     assert torch.load(file) == {"step": 4}
 
 
-def failures(device: str) -> tuple[Guard, list[int]]:
+def a_batch() -> Batch:
+    none, place = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, 3)
+    return Batch(
+        x=torch.zeros(1, 1, 4),
+        channel_mask=none == 0,
+        kind=none,
+        position=place,
+        orientation=place,
+        has_position=none == 1,
+        sfreq=64.0,
+        onset=torch.zeros(1, dtype=torch.float64),
+        subject=none[0],
+        recording=none[0],
+    )
+
+
+def failures() -> tuple[Guard, list[int]]:
     seen: list[int] = []
     return Guard(lambda step, batch: seen.append(step)), seen
 
@@ -206,21 +222,21 @@ def losses(device: str) -> list[Tensor]:
 
 
 def test_a_guard_judges_at_once_where_that_costs_nothing() -> None:
-    guard, seen = failures("cpu")
+    guard, seen = failures()
     for step, loss in enumerate(losses("cpu")):
-        guard.watch(loss, None, step)
+        guard.watch(loss, a_batch(), step)
         assert seen == [1][:step]
 
 
 @pytest.mark.gpu
 def test_a_guard_judges_one_step_later_on_an_accelerator() -> None:
-    guard, seen = failures("cuda")
+    guard, seen = failures()
     first, bad, last = losses("cuda")
-    guard.watch(first, None, 0)
-    guard.watch(bad, None, 1)
+    guard.watch(first, a_batch(), 0)
+    guard.watch(bad, a_batch(), 1)
     assert seen == []
-    guard.watch(last, None, 2)
+    guard.watch(last, a_batch(), 2)
     assert seen == [1]
-    guard.watch(bad, None, 3)
+    guard.watch(bad, a_batch(), 3)
     guard.close()
     assert seen == [1, 3]

@@ -79,8 +79,8 @@ def make_data(folder: Path, *, mixed: bool = False, **changes: Any) -> BrainData
         "batch_size": 8,
     }
     if mixed:
-        shares = {"first": 0.5, "second": 0.5}  # six steps in an epoch
-        arguments |= {"weights": shares, "epoch_windows": 48, "bucket": "sensors"}
+        shares = {"first": 0.5, "second": 0.5}  # four steps in an epoch
+        arguments |= {"weights": shares, "epoch_windows": 32, "bucket": "sensors"}
     return BrainData(**arguments | changes)
 
 
@@ -338,12 +338,12 @@ def run(name: str, world: int, folder: Path) -> dict[str, Any]:
         return train(task, data, world, **options)
     task, data = resume_task(task_name, folder)
     kept = folder / f"{task_name}.{world}"
-    # Checkpoints before steps 4 and 8; the process dies in step 7.
-    keep = ModelCheckpoint(kept, "{step}", every_n_train_steps=4, save_top_k=-1)
+    # Checkpoints after steps 3 and 6 of 8; the process dies after step 5, in the second epoch.
+    keep = ModelCheckpoint(kept, "{step}", every_n_train_steps=3, save_top_k=-1)
     epochs = {"max_epochs": 2, "limit_val_batches": 1}
     if part == ["rest"]:
-        return train(task, data, world, resume=kept / "step=4.ckpt", **epochs)
-    return train(task, data, world, keep, die_after=7 if part == ["killed"] else None, **epochs)
+        return train(task, data, world, resume=kept / "step=3.ckpt", **epochs)
+    return train(task, data, world, keep, die_after=5 if part == ["killed"] else None, **epochs)
 
 
 # Processes
