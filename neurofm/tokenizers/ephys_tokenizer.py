@@ -246,6 +246,10 @@ class EphysTokenizer(nn.Module):
         kernels = self.kernels.weight.sum(0)[tokens]
         return torch.where((tokens >= 0).unsqueeze(-1), kernels, 0)
 
+    def lookup(self, codes: Int[Tensor, "batch token level"]) -> Float[Tensor, "batch token dim"]:
+        """Values of tokens from their codes."""
+        return self.kernels_of(codes[..., 0].unsqueeze(1)).squeeze(1)
+
     def set_vocabulary(self, counts: Int[Tensor, " token"]) -> None:
         """Rank the tokens by how often they occur in training data; beyond `n_used`, label 0."""
         order, labels = vocabulary_of(counts)
