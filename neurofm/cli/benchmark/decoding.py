@@ -54,16 +54,11 @@ class Group:
 
 
 class Windows:
-    """The windows of one method and fold, and their split.
-
-    Args:
-        suite: Of the method.
-    """
+    """The windows of one method and fold, and their split."""
 
     def __init__(self, suite: Suite, method: str, fold: int) -> None:
         spec = suite.methods[method]
         self.offset_s = float(spec["data"].get("offset_s", 0.0))
-        self.seed_of_share: dict[tuple[float, int], tuple[int, ...]] = {}
         self.module = BrainData(
             **{
                 **suite.card["data"],
@@ -117,7 +112,7 @@ class Runner:
         began = time.process_time()
         decoder: _Classical | _Neural
         if "estimator" in method:
-            decoder = _Classical(method, windows, first.seed)
+            decoder = _Classical(method, windows)
         else:
             decoder = _Neural(self.suite, method, windows, first, self.work)
         shared = time.process_time() - began
@@ -173,8 +168,8 @@ def _about(cell: Cell, key: str, windows: Windows, split: Split) -> dict[str, An
 class _Classical:
     """An estimator on arrays."""
 
-    def __init__(self, method: Mapping[str, Any], windows: Windows, seed: int) -> None:
-        self.method, self.windows, self.seed = method, windows, seed
+    def __init__(self, method: Mapping[str, Any], windows: Windows) -> None:
+        self.method, self.windows = method, windows
         self.pretraining: dict[str, Any] = {}
         self.x = windows.batch.x.numpy().astype(np.float64)
 
