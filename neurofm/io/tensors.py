@@ -55,7 +55,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     except (RuntimeError, EOFError, OSError) as error:
         raise ValueError(
-            f"{path}: not a readable torch file ({str(error).splitlines()[0]}). "
+            f"{path}: not a readable torch file ({(str(error) or 'it is empty').splitlines()[0]}). "
             f"{path.stat().st_size} bytes are there; copy or download it again."
         ) from error
     if not isinstance(loaded, dict):
