@@ -19,14 +19,16 @@ import torch
 import yaml
 from torch import nn
 
-from neurofm import cli
+from neurofm import cards, cli
 from neurofm.batch import Batch, Tokens
 from neurofm.data import Windows
 from neurofm.data.preparing.problems import read_problems
-from neurofm.data.tokenized.identity import tokenizer_name
+from neurofm.data.tokenized.identity import tokenizer_name, with_values
 from neurofm.data.tokenized.making import tokenize_store
-from neurofm.io import Store, save_model
+from neurofm.io import Store, load_tokenizer, save_model, seal, write_recording
 from neurofm.io.stores.blocks import Layout
+from neurofm.types import Signal
+from neurofm.units import Kind
 
 CUT = {"window_s": 4.0, "stride_s": 5.0}
 
@@ -140,6 +142,38 @@ def test_values_too_large_for_float16_are_refused_with_the_way_out(make, tmp_pat
     make(tmp_path, tokenizer=Continuous(1e6), options={}, values="bfloat16", recordings=[0])
 
 
+@pytest.mark.parametrize("name", ["braintokenizer", "tfm_tokenizer", "du_in_tokenizer", "ephys"])
+def test_codes_of_our_tokenizers_give_their_values_back(name):
+    name = f"{name}_demo" if name != "ephys" else "ephys_tokenizer_demo"
+    card = cards.read("models", name)
+    torch.manual_seed(0)
+    tokenizer: Any = load_tokenizer(name)
+    batch = noise(card["expects"])
+    with torch.no_grad():
+        tokens = tokenizer(batch)
+    bare = replace(tokens, values=tokens.values[..., :0], made_by="store")
+    found = with_values(bare, tokenizer).values
+    torch.testing.assert_close(found[tokens.mask], tokens.values[tokens.mask])
+
+
+def noise(expects: dict[str, Any]) -> Batch:
+    """Two windows of 2 s."""
+    n, channels = 2, len(expects.get("channels", range(6)))
+    kind = int(Kind[expects["kinds"][0].upper()])
+    return Batch(
+        x=20 * torch.randn(n, channels, round(2 * expects["sfreq"])),
+        channel_mask=torch.ones(n, channels, dtype=torch.bool),
+        kind=torch.full((n, channels), kind),
+        position=0.05 * torch.randn(n, channels, 3),
+        orientation=torch.zeros(n, channels, 3),
+        has_position=torch.ones(n, channels, dtype=torch.bool),
+        sfreq=float(expects["sfreq"]),
+        onset=torch.zeros(n, dtype=torch.float64),
+        subject=torch.zeros(n, dtype=torch.long),
+        recording=torch.zeros(n, dtype=torch.long),
+    )
+
+
 # Keys
 
 
@@ -189,7 +223,7 @@ def test_processes_write_the_same_bytes(make, whole, tmp_path):
 KILLED = """
 import sys, time
 from pathlib import Path
-from neurofm import cli
+from neurofm import cards, cli
 from neurofm.io.stores.blocks import Layout
 pack, calls = Layout.pack, []
 def hanging(self, blocks, first):
@@ -297,14 +331,9 @@ def test_a_wrong_rate_names_the_recording_and_both_rates(make, small, tmp_path):
 def test_a_recording_shorter_than_a_window_is_reported_and_the_others_are_made(
     make, whole, model, signal, small, tmp_path, capsys
 ):
-    from neurofm.io import seal
-
     mixed = tmp_path / "mixed"
     shutil.copytree(signal.where, mixed)
     entry = signal.entries[0]
-    from neurofm.io import write_recording
-    from neurofm.types import Signal
-
     short = Signal(signal.read(0, 0, 100), entry.sfreq, entry.sensors, (), entry.recording)
     write_recording(mixed, replace_run(short), key="short")
     seal(mixed)
