@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from neurofm.batch import Batch, Embedding, Tokens
 from neurofm.cards import configured
 from neurofm.nn.draw import draw_windows
+from neurofm.nn.linear import Linear
 from neurofm.shapes import Bool, Float
 from neurofm.tokenizers.mirepnet import MIRepNetTokenizer
 
@@ -53,10 +54,10 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.key = Linear(dim, dim)
+        self.value = Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
         """Same shape."""
@@ -79,7 +80,7 @@ class Block(nn.Module):
         self.attention = Attention(dim, heads, dropout)
         self.feedforward_norm = nn.LayerNorm(dim)
         self.feedforward = nn.Sequential(
-            nn.Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * dim, dim)
+            Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), Linear(4 * dim, dim)
         )
         self.dropout = nn.Dropout(dropout)
 
@@ -125,7 +126,7 @@ class MIRepNet(nn.Module):
             raise ValueError(f"MIRepNet: mask_ratio is {mask_ratio}, expected 0 to 1.")
         self.dim, self.n_classes, self.mask_ratio = dim, n_classes, mask_ratio
         self.blocks = nn.Sequential(*(Block(dim, heads, dropout) for _ in range(depth)))
-        self.head = nn.Linear(dim, n_classes)
+        self.head = Linear(dim, n_classes)
         self.mask_token: nn.Parameter | None = None
         self.decoder: nn.Sequential | None = None
         if decoder:

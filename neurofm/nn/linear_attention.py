@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from neurofm.nn.linear import Linear
 from neurofm.shapes import Bool, Float
 
 
@@ -26,10 +27,10 @@ class LinearAttention(nn.Module):
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.heads = heads
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key = nn.Linear(dim, dim, bias=False)
-        self.value = nn.Linear(dim, dim, bias=False)
-        self.out = nn.Linear(dim, dim)
+        self.query = Linear(dim, dim, bias=False)
+        self.key = Linear(dim, dim, bias=False)
+        self.value = Linear(dim, dim, bias=False)
+        self.out = Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -58,9 +59,7 @@ class LinearBlock(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.attention = LinearAttention(dim, heads, dropout)
         self.feedforward_norm = nn.LayerNorm(dim)
-        self.feedforward = nn.Sequential(
-            nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim)
-        )
+        self.feedforward = nn.Sequential(Linear(dim, 4 * dim), nn.GELU(), Linear(4 * dim, dim))
 
     def forward(
         self,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from neurofm.nn.linear import Linear
 from neurofm.shapes import Bool, Float
 
 
@@ -103,15 +104,15 @@ class PatchAttention(nn.Module):
         self.n_heads, self.patch, self.recent = n_heads, patch, recent
         self.rotary_base = rotary_base
         if patch > 1:
-            self.compress_key = nn.Linear(n_heads * patch, n_heads)
-            self.compress_value = nn.Linear(n_heads * patch, n_heads)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
+            self.compress_key = Linear(n_heads * patch, n_heads)
+            self.compress_value = Linear(n_heads * patch, n_heads)
+        self.key = Linear(dim, dim)
+        self.value = Linear(dim, dim)
         if recent:
-            self.recent_key = nn.Linear(dim, dim)
-            self.recent_value = nn.Linear(dim, dim)
-        self.query = nn.Linear(dim, dim)
-        self.out = nn.Linear(dim, dim)
+            self.recent_key = Linear(dim, dim)
+            self.recent_value = Linear(dim, dim)
+        self.query = Linear(dim, dim)
+        self.out = Linear(dim, dim)
         alive = visible.any(1)
         # A row without any key would divide by zero: it looks everywhere and is then set to zero.
         self.register_buffer("visible", visible | ~alive.unsqueeze(1), persistent=False)

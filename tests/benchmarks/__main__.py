@@ -13,6 +13,7 @@ NAMES = (
     "windows",
     "tokenizer",
     "brainomni",
+    "memory",
     "filters",
     "prepare",
     "parcels",
