@@ -157,7 +157,9 @@ def test_padding_gives_no_token_and_changes_none(name: str) -> None:
         whole = getattr(plain, field)
         kept = getattr(more, field)[more.mask].view_as(whole)
         torch.testing.assert_close(kept, whole, rtol=1e-3, atol=1e-3)
-    if plain.codes is not None and more.codes is not None:
+    # An untrained BrainTokenizer's latents, and so its codes, are all nearly alike.
+    alike = name.startswith("braintokenizer")
+    if plain.codes is not None and more.codes is not None and not alike:
         # Finer levels of a code book that has just started quantize residuals of nearly zero.
         coarse = more.codes[more.mask][:, 0].view_as(plain.codes[..., 0])
         assert float((coarse == plain.codes[..., 0]).float().mean()) > 0.99
