@@ -26,9 +26,7 @@ class FeedForward(nn.Sequential):
     """Linear to four times the width, SELU, Linear back, Dropout."""
 
     def __init__(self, dim: int, dropout: float = 0.0) -> None:
-        super().__init__(
-            Linear(dim, 4 * dim), nn.SELU(), Linear(4 * dim, dim), nn.Dropout(dropout)
-        )
+        super().__init__(Linear(dim, 4 * dim), nn.SELU(), Linear(4 * dim, dim), nn.Dropout(dropout))
 
 
 def initialize(module: nn.Module) -> None:
