@@ -81,14 +81,16 @@ def plot_share_curves(
         _share_axis(axes, [c for c in (*panels[name], *baselines)], trials or {})
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
+    xlabel = "share of the labels" + (", trials of a group" if trials else "")
+    for i in range(len(panels)):
+        row, column = divmod(i, columns)
+        if i + columns >= len(panels):  # nothing below
+            grid[row, column].set_xlabel(xlabel)
+            grid[row, column].tick_params(labelbottom=True)
     figure.supylabel(ylabel, fontsize=9.5)
-    figure.supxlabel(
-        "share of the training labels" + (" (trials of a group of people)" if trials else ""),
-        fontsize=9.5,
-    )
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     handles = _handles(panels, baselines)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, handlelength=3.6)
     return figure
 
 
@@ -129,6 +131,7 @@ def _handles(
         line = Line2D([], [], color=tone, marker="o", ms=3.5, label=curve.label)
         if curve.dashed:
             line.set_linestyle((0, (4, 2)))
+            line.set_markerfacecolor("white")
         handles.setdefault(curve.label, line)
     for i, curve in enumerate(baselines):
         handles[curve.label] = Line2D(

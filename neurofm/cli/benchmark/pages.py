@@ -135,8 +135,12 @@ def _gain_rows(suite: Suite, compared: Sequence[Compared]) -> list[dict[str, Any
             "" if r.low is None or r.high is None else f" [{100 * r.low:+.0f}, {100 * r.high:+.0f}]"
         )
         p, adjusted = r.detail["p"], r.detail["p_fdr"]
-        row[shares[item.share]] = f"{100 * r.value:+.1f}{interval}, p {p:.3f} ({adjusted:.2f})"
+        row[shares[item.share]] = f"{100 * r.value:+.1f}{interval}, p {_p(p)} ({_p(adjusted)})"
     return list(lines.values())
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def markdown(
