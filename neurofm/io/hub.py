@@ -89,10 +89,10 @@ def from_pretrained(
         folder = _fetch(str(name), revision=revision, token=token)
     elif revision is not None:
         raise ValueError(f"from_pretrained: {name} is a folder, which has no revision {revision}.")
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
+    for needed in (CONFIG, WEIGHTS):
+        if not (folder / needed).is_file():
             raise FileNotFoundError(
-                f"{folder}: no {file}. It is no folder of save_pretrained, or saving was "
+                f"{folder}: no {needed}. It is no folder of save_pretrained, or saving was "
                 "interrupted: save the model again."
             )
     try:
@@ -194,9 +194,9 @@ def model_card(card: Mapping[str, Any], name: str) -> str:
         head = ("kind", "median amplitude of a channel", "spread")
         lines.append(_table(head, rows) + "\n\nStandard deviation of a window, in its unit.")
     if card.get("results"):
-        head = ("result", "value", "unit", "low", "high", "n", "chance")
-        rows = [tuple(r.get(k, "") for k in ("name", *head[1:])) for r in card["results"]]
-        lines += ["## Results", _table(head, rows)]
+        columns = ("name", "value", "unit", "low", "high", "n", "chance")
+        found = [tuple(r.get(key, "") for key in columns) for r in card["results"]]
+        lines += ["## Results", _table(columns, found)]
     lines += ["## Licence and citation", f"Licence: {card.get('license') or 'not stated'}."]
     lines.append(str(card.get("citation") or "No citation was given."))
     versions = ", ".join(f"{k} {v}" for k, v in card["versions"].items())
