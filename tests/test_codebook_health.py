@@ -94,7 +94,7 @@ def test_loud_channels_and_padding_count_no_more_than_others() -> None:
     factor = torch.tensor([1.0, 1e4, 1.0]).view(1, 3, 1)
     pad = torch.zeros(4, 1, 256)
     share.add(
-        "test", torch.cat([x * factor, pad], 1), torch.cat([made * factor, pad], 1), sfreq=128
+        "test", torch.cat([x * factor, pad], 1), torch.cat([made * factor, pad], 1), sfreq=128.0
     )
     found = share.pop("test", device=CPU)
     assert found["explained_beta"] == pytest.approx(2 / 3, abs=0.05)
