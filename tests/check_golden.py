@@ -3,7 +3,8 @@
     python tests/check_golden.py DIR [DIR ...]
 
 A folder's own name chooses the module of `golden_checks` that checks it (other configurations of a
-model may lie beside it as `brainomni_2`), its `fixture.json` the configuration. Prints, per tensor,
+model may lie beside it as `brainomni_2`), its `fixture.json` the configuration; where it holds
+several recordings, each has its `fixture_NAME.json`. Prints, per tensor,
 the largest error and how much of the tolerance it uses; exits with 1 on any miss.
 
 A new model adds one module with `check(fixture) -> (expected, got)`, both tensors by name, and, if
@@ -67,11 +68,14 @@ def compare(
 
 
 class Fixture:
-    """The files of a golden folder."""
+    """The files of a golden folder; `descriptions` by name of the recording."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.description: dict[str, Any] = json.loads((folder / "fixture.json").read_text())
+        self.descriptions: dict[str, dict[str, Any]] = {
+            file.stem: json.loads(file.read_text()) for file in sorted(folder.glob("fixture*.json"))
+        }
+        self.description = self.descriptions.get("fixture", {})
         self.config: dict[str, Any] = self.description.get("config", {})
 
     def tensors(self, name: str) -> Tensors:
@@ -98,7 +102,7 @@ def check(folder: Path) -> list[Line]:
     name = max((known for known in names() if full.startswith(known)), key=len, default=None)
     if name is None:
         raise SystemExit(f"{folder}: no check for {full!r}; known are {', '.join(names())}.")
-    if not (folder / "fixture.json").is_file():
+    if not any(folder.glob("fixture*.json")):
         raise SystemExit(f"{folder}: no fixture.json there.")
     torch.manual_seed(0)
     checks, fixture = module(name), Fixture(folder)

@@ -65,4 +65,10 @@ from .steps.sensors import normalize_positions as normalize_positions
 from .steps.sensors import template_matrix as template_matrix
 from .steps.standardize import StandardizeRecording as StandardizeRecording
 from .steps.step import Step as Step
+from .views import Flip as Flip
+from .views import ReflectChannels as ReflectChannels
+from .views import ShiftFrequency as ShiftFrequency
+from .views import mirrored_classes as mirrored_classes
+from .views import mirrored_names as mirrored_names
+from .views import shift_frequency as shift_frequency
 from .windows import Windows as Windows

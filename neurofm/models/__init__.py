@@ -2,20 +2,25 @@
 
 from neurofm.models.braindecode import BraindecodeModel
 from neurofm.models.brainomni import BrainOmni
+from neurofm.models.dbconformer import DBConformer, DBConformerHead
 from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
 from neurofm.models.meg_gpt import MegGPT
 from neurofm.models.mirepnet import MIRepNet
+from neurofm.models.mvcnet import MVCNet
 from neurofm.models.patch_transformer import PatchTransformer
 from neurofm.models.tfm import TFMEncoder
 
 __all__ = [
     "BraindecodeModel",
     "BrainOmni",
+    "DBConformer",
+    "DBConformerHead",
     "DuIn",
     "DuInClassifier",
     "DuInHead",
     "MegGPT",
     "MIRepNet",
+    "MVCNet",
     "PatchTransformer",
     "TFMEncoder",
     "for_new_subjects",

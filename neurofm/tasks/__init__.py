@@ -2,8 +2,9 @@
 
 from neurofm.tasks.base import Task
 from neurofm.tasks.decode import Decode
+from neurofm.tasks.decode_views import DecodeViews
 from neurofm.tasks.pretrain import Pretrain
 from neurofm.tasks.token_cache import TokenCache
 from neurofm.tasks.tokenizer import TrainTokenizer
 
-__all__ = ["Decode", "Pretrain", "Task", "TokenCache", "TrainTokenizer"]
+__all__ = ["Decode", "DecodeViews", "Pretrain", "Task", "TokenCache", "TrainTokenizer"]
