@@ -183,7 +183,7 @@ def cross_validate(
     )
 
 
-def _probability(estimator: Any, x: np.ndarray, n_classes: int) -> np.ndarray:
+def _probability(estimator: Any, x: Any, n_classes: int) -> np.ndarray:
     """Scores over all classes; a class that the training side lacked gets probability 0."""
     full = np.zeros((len(x), n_classes))
     if hasattr(estimator, "predict_proba"):
