@@ -88,12 +88,13 @@ def test_published_size_holds_every_tensor_of_the_original(name: str) -> None:
 
 
 def sample(n: int, expects: dict[str, Any]) -> Batch:
-    """Noise of 2 s at six electrodes, or at those the model insists on."""
+    """Noise of 2 s at six electrodes, or of the length and at the electrodes it insists on."""
     generator = torch.Generator().manual_seed(0)
     channels, sfreq = len(expects.get("channels", range(6))), float(expects.get("sfreq", 128))
     kind = int(Kind[expects["kinds"][0].upper()])
     return Batch(
-        x=20 * torch.randn(n, channels, round(2 * sfreq), generator=generator),
+        x=20
+        * torch.randn(n, channels, expects.get("n_times", round(2 * sfreq)), generator=generator),
         channel_mask=torch.ones(n, channels, dtype=torch.bool),
         kind=torch.full((n, channels), kind),
         position=0.05 * torch.randn(n, channels, 3, generator=generator),

@@ -35,7 +35,9 @@ class EuclideanAlignment:
     Args:
         mode: "offline" uses the fitted reference of the group. "online" goes through the windows in
             order, each aligned with the mean covariance up to and including itself, starting from
-            the fitted reference where there is one; later windows never matter.
+            the fitted reference where there is one; later windows never matter. "twice" aligns
+            offline and what comes out online once more, as DBConformer and MVCNet do with test
+            windows within people: for comparison with their numbers.
         rank_tolerance: Directions whose variance is below this share of the largest are removed
             instead of amplified (an average reference takes away one).
     """
@@ -43,11 +45,13 @@ class EuclideanAlignment:
     def __init__(
         self,
         *,
-        mode: Literal["offline", "online"] = "offline",
+        mode: Literal["offline", "online", "twice"] = "offline",
         rank_tolerance: float = 1e-8,
     ) -> None:
-        if mode not in ("offline", "online"):
-            raise ValueError(f"EuclideanAlignment: mode is {mode!r}, expected offline or online.")
+        if mode not in ("offline", "online", "twice"):
+            raise ValueError(
+                f"EuclideanAlignment: mode is {mode!r}, expected offline, online or twice."
+            )
         self.mode = mode
         self.rank_tolerance = rank_tolerance
         self.references: dict[str, Float[np.ndarray, "channel channel"]] = {}
@@ -104,14 +108,14 @@ class EuclideanAlignment:
             reference = self.references.get(group)
             if reference is not None:
                 _check_channels(x, len(reference), "EuclideanAlignment")
-            elif self.mode == "offline":
+            elif self.mode != "online":
                 name = f"group {group!r}" if group else "anything"
                 raise ValueError(
                     f"EuclideanAlignment: transform before {name} was fitted (fitted: "
                     f"{', '.join(map(repr, self.references)) or 'nothing'}). Call fit on its "
                     'training windows, or use mode="online".'
                 )
-            if self.mode == "offline" and reference is not None:
+            if self.mode != "online" and reference is not None:
                 root = self._inverse_root(reference, group)
                 for i in members:
                     result[i] = root @ x[i].astype(np.float64)
@@ -122,12 +126,15 @@ class EuclideanAlignment:
                 running = (running * count + _covariance(x[i], i)) / (count + 1)
                 count += 1
                 result[i] = self._inverse_root(running, group) @ x[i].astype(np.float64)
+        if self.mode == "twice":
+            again = EuclideanAlignment(mode="online", rank_tolerance=self.rank_tolerance)
+            return again.transform(result, groups)
         return result
 
     def fit_transform(
         self, x: Float[np.ndarray, "window channel time"], groups: Sequence[str] | None = None
     ) -> Float[np.ndarray, "window channel time"]:
-        """Fit on these windows and align them (offline); online, align them causally, then fit."""
+        """Fit on these windows and align them; online, align them causally, then fit."""
         if self.mode == "online":
             self.references, self.counts = {}, {}
             aligned = self.transform(x, groups)
