@@ -24,6 +24,7 @@ REQUIRED = {
     "recipes": (),
 }
 _Class = TypeVar("_Class", bound=type)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def root(kind: str) -> Path:
@@ -92,11 +93,15 @@ def read(kind: str, name: str) -> dict[str, Any]:
 def load_class(class_path: str, *, trusted: tuple[str, ...] = ("neurofm",)) -> Any:
     """The class or function at an import path.
 
+    A file must not choose what code runs: most functions, called with chosen arguments, can do
+    harm. So functions must be `callable_from_cards`.
+
     Args:
-        trusted: Top-level packages that may be imported: a file must not choose what code runs.
+        trusted: Top-level packages that may be imported.
 
     Raises:
-        ValueError: The package is not trusted, or the path names nothing.
+        ValueError: The package is not trusted, the path names nothing, or what it names is from
+            another package or a function that is not for cards.
     """
     module, _, name = class_path.rpartition(".")
     if class_path.split(".", 1)[0] not in trusted:
@@ -105,26 +110,57 @@ def load_class(class_path: str, *, trusted: tuple[str, ...] = ("neurofm",)) -> A
             "package's name if you wrote this file yourself."
         )
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"class_path {class_path!r} cannot be imported: {error}") from error
+    own = str(getattr(found, "__module__", "")).split(".", 1)[0] in trusted
+    if not own or not (inspect.isclass(found) or hasattr(found, "_for_cards")):
+        raise ValueError(
+            f"class_path {class_path!r} is no class of {', '.join(trusted)}. Functions are called "
+            "only if they are decorated with `cards.callable_from_cards`."
+        )
+    return found
 
 
-def build(spec: Any, *, trusted: tuple[str, ...] = ("neurofm",)) -> Any:
-    """The object a spec describes; nested `class_path`/`init_args` are built first."""
+def build(spec: Any, *, trusted: tuple[str, ...] = ("neurofm",), written: bool = False) -> Any:
+    """The object a spec describes; nested `class_path`/`init_args` are built first.
+
+    Args:
+        trusted: Packages whose classes may be named.
+        written: The spec comes from a file that a program wrote and anybody may have changed: take
+            `configured` classes alone, which is all that `spec_of` writes.
+
+    Raises:
+        ValueError: A class that may not be named, or arguments that it does not take.
+    """
     if isinstance(spec, dict) and "class_path" in spec:
-        arguments = {
-            key: build(value, trusted=trusted)
-            for key, value in (spec.get("init_args") or {}).items()
-        }
+        given = spec.get("init_args") or {}
+        if not isinstance(spec["class_path"], str) or not isinstance(given, dict):
+            raise ValueError(f"class_path {spec['class_path']!r}: expected a name, and a mapping.")
         made = load_class(spec["class_path"], trusted=trusted)
+        if written and not vars(made).get("_configured"):
+            raise ValueError(
+                f"class_path {spec['class_path']!r} is no class that a file of a model may name: "
+                "it is not decorated with `cards.configured`."
+            )
+        arguments = {k: build(v, trusted=trusted, written=written) for k, v in given.items()}
         try:
             return made(**arguments)
-        except TypeError as error:
-            raise ValueError(f"{spec['class_path']}: {error}") from error
+        except ValueError:
+            raise
+        except Exception as error:
+            if isinstance(error, TypeError) or written:  # a damaged value may lead to any error
+                raise ValueError(f"{spec['class_path']}: {error}") from error
+            raise
     if isinstance(spec, list):
-        return [build(item, trusted=trusted) for item in spec]
+        return [build(item, trusted=trusted, written=written) for item in spec]
     return spec
+
+
+def callable_from_cards(function: _Function) -> _Function:
+    """Function decorator: cards may call it, with any arguments, and nothing bad can happen."""
+    function._for_cards = True  # type: ignore[attr-defined]
+    return function
 
 
 def configured(cls: _Class) -> _Class:
@@ -145,6 +181,7 @@ def configured(cls: _Class) -> _Class:
             object.__setattr__(self, "_arguments", arguments)
 
     cls.__init__ = init  # type: ignore[misc]
+    cls._configured = True  # type: ignore[attr-defined]
     return cls
 
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from neurofm.batch import BrainModel, Embedding
-from neurofm.cards import configured
+from neurofm.cards import callable_from_cards, configured
 from neurofm.nn.batch_norm import BatchNorm1d
+from neurofm.nn.functional_layers import Basis, FunctionalDense
 from neurofm.shapes import Float
 
 
@@ -34,6 +35,7 @@ class PooledLinear(nn.Module):
         return self.linear(self.dropout(embedding.pooled()))
 
 
+@callable_from_cards
 def class_head(model: BrainModel, n_outputs: int, *, dropout: float = 0.0) -> PooledLinear:
     """The head that a model was pretrained with, as a readout to fine-tune; or a fresh one.
 
@@ -127,6 +129,53 @@ class LatentStatistics(nn.Module):
     def forward(self, embedding: Embedding) -> Tensor:
         """batch output"""
         return self.linear(self.dropout(self.norm(self.features(embedding))))
+
+
+@configured
+class FunctionalReadout(nn.Module):
+    """The integral of the tokens times weights that change smoothly over the window.
+
+    For embeddings with one token for each moment, in order, such as FunctionalNetwork's.
+
+    Args:
+        dim: Features of a token.
+        n_functions: Of the basis; 1 is a constant, which makes the answer independent of when.
+        basis: "fourier" or "legendre".
+        dropout: Before the map, in training mode.
+
+    Source: the last layer of functional neural networks, with a bias for each output.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        n_outputs: int,
+        *,
+        n_functions: int = 4,
+        basis: Basis = "fourier",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.n_outputs = n_outputs
+        self.dropout = nn.Dropout(dropout)
+        self.dense = FunctionalDense(
+            dim, n_outputs, n_functions=n_functions, basis=basis, pooling=True
+        )
+        self.bias = nn.Parameter(torch.zeros(n_outputs))
+
+    def forward(self, embedding: Embedding) -> Tensor:
+        """batch output
+
+        Raises:
+            ValueError: Some tokens are padding.
+        """
+        if not bool(embedding.mask.all()):
+            raise ValueError(
+                "FunctionalReadout: some tokens are padding; it needs the same moments of all "
+                "windows."
+            )
+        tokens = self.dropout(embedding.tokens)
+        return self.dense.linear(tokens.transpose(1, 2)) + self.bias
 
 
 def _by_source(embedding: Embedding, n_sources: int) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from neurofm import cards
 from neurofm.cli import convert
 from neurofm.io import convert_checkpoint, load_model, load_tokenizer, read_card, save_model
 from neurofm.models import BrainOmni
+from neurofm.tasks import Pretrain
 from neurofm.tokenizers import BrainTokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "brainomni"
@@ -155,6 +156,45 @@ def test_a_file_may_not_choose_what_code_runs(tmp_path: Path) -> None:
     save_file(load_file(path), path, metadata={"neurofm": card})
     with pytest.raises(ValueError, match="outside neurofm"):
         load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("name", ["neurofm.cards.load_class", "neurofm.io.hub.asdict"])
+def test_a_card_may_not_call_any_function_of_the_package(name: str) -> None:
+    with pytest.raises(ValueError, match="is no class of neurofm"):
+        cards.build({"class_path": name, "init_args": {}})
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("name", ["neurofm.load_model", "neurofm.io.Store"])
+def test_a_file_names_nothing_but_classes_that_record_their_arguments(
+    name: str, nested: bool, tmp_path: Path
+) -> None:
+    model = small_model()
+    spec: dict = {"class_path": name, "init_args": {"path": "elsewhere"}}
+    if nested:
+        whole = cards.spec_of(model)
+        spec = {**whole, "init_args": {**whole["init_args"], "tokenizer": spec}}
+    path = save_model(model, tmp_path / "m.safetensors")
+    save_file(load_file(path), path, metadata={"neurofm": json.dumps(read_card(path) | spec)})
+    with pytest.raises(ValueError, match="may name"):
+        load_model(path)
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    content = {"task": "neurofm.tasks.Pretrain", "hyper_parameters": {"model": spec}}
+    torch.save({**content, "state_dict": state}, tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="may name"):
+        load_model(tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match="may name"):
+        Pretrain.load_from_checkpoint(tmp_path / "last.ckpt")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", {"init_args": 3, "class_path": "x"}, None, 2.5])
+def test_a_part_that_is_no_part_is_an_error_of_the_file(part: object, tmp_path: Path) -> None:
+    path = save_model(small_model(), tmp_path / "m.safetensors")
+    card = read_card(path)
+    card["init_args"]["tokenizer"] = part
+    save_file(load_file(path), path, metadata={"neurofm": json.dumps(card)})
+    with pytest.raises(ValueError, match=r"class_path|BrainOmni"):
+        load_model(path)
 
 
 def test_a_pickle_that_needs_code_is_refused(tmp_path: Path, golden_card: Path) -> None:

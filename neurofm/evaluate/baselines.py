@@ -29,6 +29,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import Tensor, nn
 
+from neurofm.cards import callable_from_cards
 from neurofm.data.align import Standardize
 from neurofm.models.braindecode import BraindecodeModel
 from neurofm.shapes import Float
@@ -46,6 +47,7 @@ def _float64(x: np.ndarray) -> np.ndarray:
     return np.asarray(x, dtype=np.float64)
 
 
+@callable_from_cards
 def csp_lda(*, n_components: int = 6) -> Pipeline:
     """Common spatial patterns, log power, linear discriminant with shrinkage.
 
@@ -61,6 +63,7 @@ def csp_lda(*, n_components: int = 6) -> Pipeline:
     )
 
 
+@callable_from_cards
 def tangent_lr(*, c: float = 0.1) -> Pipeline:
     """Shrunk covariances in the tangent space at their Riemannian mean, then logistic regression.
 

@@ -29,6 +29,7 @@ _SIGNAL = ("n_chans", "n_times", "sfreq", "n_outputs", "chs_info", "input_window
 _MONTAGE = "standard_1005"
 
 
+@cards.callable_from_cards
 def load_braindecode(
     name: str,
     *,

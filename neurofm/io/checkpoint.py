@@ -110,6 +110,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
     return parsed(header, path)
 
 
+@cards.callable_from_cards
 def load_model(
     name: str | Path,
     *,
@@ -146,6 +147,7 @@ def load_model(
     return cast(BrainModel, found)
 
 
+@cards.callable_from_cards
 def load_tokenizer(
     name: str | Path,
     *,
@@ -273,7 +275,7 @@ def sha256(path: str | Path) -> str:
 def _load_safetensors(path: Path, trusted: tuple[str, ...]) -> nn.Module:
     card = read_card(path)
     check_fields(card, path)
-    model: nn.Module = cards.build(_spec(card), trusted=trusted)
+    model: nn.Module = cards.build(_spec(card), trusted=trusted, written=True)
     expect(model, about(card), where=str(path))
     tensors = read_tensors(path)
     load_state(model, tensors, where=str(path))
@@ -304,7 +306,7 @@ def _load_lightning(path: Path, trusted: tuple[str, ...]) -> nn.Module:
             "class_path). Only checkpoints of neurofm's tasks can be loaded by name; for others "
             "build the model and load its state dict."
         )
-    model: nn.Module = cards.build(spec, trusted=trusted)
+    model: nn.Module = cards.build(spec, trusted=trusted, written=True)
     prefix = f"{role}."
     state = {
         key.removeprefix(prefix): value

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurofm.batch import Batch, BrainModel, Embedding, Tokens
-from neurofm.cards import build, configured, spec_of
+from neurofm.cards import build, callable_from_cards, configured, spec_of
 from neurofm.models.brainomni import CodePrediction
 from neurofm.nn.cosine_quantizer import CosineQuantizer
 from neurofm.nn.draw import draw_windows
@@ -300,6 +300,7 @@ _CONTRAST = (
 )
 
 
+@callable_from_cards
 def for_new_subjects(
     model: BrainModel, *, n_subjects: int, n_channels: int | None = None
 ) -> BrainModel:

@@ -356,7 +356,7 @@ class Task(lightning.LightningModule):
         if class_path is None:
             raise ValueError(f"{checkpoint_path}: not a checkpoint of one of neurofm's tasks.")
         spec = {"class_path": class_path, "init_args": checkpoint["hyper_parameters"]}
-        task = build(spec, trusted=trusted)
+        task = build(spec, trusted=trusted, written=True)
         if not isinstance(task, cls):
             raise ValueError(f"{checkpoint_path}: holds a {class_path}, not a {cls.__name__}.")
         task.load_state_dict(checkpoint["state_dict"])
