@@ -4,6 +4,8 @@ from neurofm.models.braindecode import BraindecodeModel
 from neurofm.models.brainomni import BrainOmni
 from neurofm.models.dbconformer import DBConformer, DBConformerHead
 from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
+from neurofm.models.fleeg import FLEEG, FLEEGClients
+from neurofm.models.functional_network import FunctionalNetwork
 from neurofm.models.meg_gpt import MegGPT
 from neurofm.models.mirepnet import MIRepNet
 from neurofm.models.mvcnet import MVCNet
@@ -18,6 +20,9 @@ __all__ = [
     "DuIn",
     "DuInClassifier",
     "DuInHead",
+    "FLEEG",
+    "FLEEGClients",
+    "FunctionalNetwork",
     "MegGPT",
     "MIRepNet",
     "MVCNet",

@@ -3,6 +3,7 @@
 from neurofm.nn.conv import SEANetDecoder, SEANetEncoder
 from neurofm.nn.cosine_quantizer import CosineQuantizer
 from neurofm.nn.fsq import FSQ
+from neurofm.nn.functional_layers import FunctionalConv, FunctionalDense, sample_basis
 from neurofm.nn.linear import Linear
 from neurofm.nn.positions import Rotary
 from neurofm.nn.quantize import (
@@ -23,6 +24,9 @@ __all__ = [
     "Rotary",
     "CosineQuantizer",
     "FSQ",
+    "FunctionalConv",
+    "FunctionalDense",
+    "sample_basis",
     "ResidualVQ",
     "VectorQuantizer",
     "Quantized",
