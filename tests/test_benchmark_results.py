@@ -10,14 +10,14 @@ import yaml
 
 from neurofm import cards
 
-ROOT = Path(__file__).parent.parent
-DONE = sorted(path.parent for path in (ROOT / "results").glob("*/records.jsonl"))
+SUITES = cards.root("recipes") / "benchmarks"
+DONE = sorted(path.parent for path in SUITES.glob("*/records.jsonl"))
 
 
 def test_every_suite_is_listed_and_described() -> None:
     from neurofm.evaluate.suites import read_suite, suites
 
-    text = (cards.root("recipes") / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    text = (SUITES / "README.md").read_text(encoding="utf-8")
     assert suites()
     for name in suites():
         assert f"`{name}`" in text
@@ -62,7 +62,7 @@ def test_the_table_is_what_the_records_give(folder: Path) -> None:
 
 @pytest.mark.parametrize("folder", DONE, ids=lambda folder: folder.name)
 def test_the_results_are_those_of_the_suite_as_it_is(folder: Path) -> None:
-    card = cards.root("recipes") / "benchmarks" / f"{folder.name}.yaml"
+    card = SUITES / f"{folder.name}.yaml"
     was = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     text = (folder / "records.jsonl").read_text(encoding="utf-8")
     records = [json.loads(line) for line in text.splitlines()]
