@@ -139,7 +139,7 @@ class FunctionalReadout(nn.Module):
 
     Args:
         dim: Features of a token.
-        n_functions: Of the basis; 1 is a constant, which makes the answer independent of when.
+        n_functions: Of the basis; 1, a constant, makes the answer independent of when.
         basis: "fourier" or "legendre".
         dropout: Before the map, in training mode.
 
@@ -151,7 +151,7 @@ class FunctionalReadout(nn.Module):
         dim: int,
         n_outputs: int,
         *,
-        n_functions: int = 4,
+        n_functions: int = 1,
         basis: Basis = "fourier",
         dropout: float = 0.0,
     ) -> None:

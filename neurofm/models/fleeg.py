@@ -141,6 +141,14 @@ class FLEEG(nn.Module):
             *(Block(*size, dropout=dropout, limit=self.limit) for size in sizes)
         )
         self.head = nn.Linear(self.dim, n_classes)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if parameter.ndim > 1:
+                    parameter.copy_(self._limited(name, parameter))
+
+    def _limited(self, name: str, value: Tensor) -> Tensor:
+        limit = self.head_limit if name == "head.weight" else self.limit
+        return torch.renorm(value, 2, 0, limit.maximum)
 
     # Plain tensors
 
@@ -191,10 +199,7 @@ class FLEEG(nn.Module):
         sent = {}
         for name in self.shared_names():
             value = mine[name].detach()
-            if name.endswith("weight"):
-                limit = self.head_limit if name == "head.weight" else self.limit
-                value = torch.renorm(value, 2, 0, limit.maximum)
-            sent[name] = value.clone()
+            sent[name] = self._limited(name, value) if value.ndim > 1 else value.clone()
         return sent
 
     @torch.no_grad()

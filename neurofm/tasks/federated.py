@@ -124,6 +124,7 @@ class Federated(Task):
         self._trained: dict[str, int] = {}  # windows in this round
         self._listed: dict[str, int] = {}
         self._began: dict[str, dict[str, Tensor]] = {}  # states at the start of the round
+        self._number = -1  # of the round that began
         self._owner: list[int] = []
         self._scored: list[Tensor] = []
 
@@ -172,6 +173,8 @@ class Federated(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         """Sum of the clients' losses; None if no client of the batch takes part in this round."""
+        if self._began and self._number != self.round:
+            self.end_round()  # of a checkpoint taken after the last step, before the average
         if not self._began:
             self._begin_round()
         if all(name in self.failures for name in self._parts(batch)):
@@ -239,7 +242,7 @@ class Federated(Task):
         return self.current_epoch // self.round_epochs
 
     def _begin_round(self) -> None:
-        self.failures, self._trained = {}, {}
+        self._number, self.failures, self._trained = self.round, {}, {}
         self._began = {
             name: {k: v.detach().clone() for k, v in self.model[name].state_dict().items()}
             for name in self.model.names
@@ -273,7 +276,7 @@ class Federated(Task):
             mean = federated_mean([self.model[n].shared() for n in weight], list(weight.values()))
             for name in self.model.names:
                 self.model[name].receive(mean)
-        self.log("train/clients", float(len(taking)), on_step=False, on_epoch=True)
+        self.log("train/clients", float(len(taking)), on_step=False, on_epoch=True, batch_size=1)
         self._began = {}
         return weight
 
@@ -282,6 +285,7 @@ class Federated(Task):
         super().on_save_checkpoint(checkpoint)
         checkpoint["round"] = {
             "began": self._began,
+            "number": self._number,
             "trained": dict(self._trained),
             "failures": dict(self.failures),
         }
@@ -290,7 +294,7 @@ class Federated(Task):
         """Go on in mid-round."""
         super().on_load_checkpoint(checkpoint)
         kept = checkpoint.get("round", {})
-        self._began = kept.get("began", {})
+        self._began, self._number = kept.get("began", {}), kept.get("number", -1)
         self._trained, self.failures = kept.get("trained", {}), kept.get("failures", {})
 
     # Scores
