@@ -157,14 +157,20 @@ def train(tokenizer: Any, folder: Path, *, epochs: int = 2) -> TrainTokenizer:
 
 
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec")
-def test_fitting_needs_no_gradient_and_its_run_is_drawn(tmp_path: Path) -> None:
-    task = train(QuantileTokenizer(n_codes=32), tmp_path, epochs=1)
-    assert task.idle is not None and not task.idle.any() and task.global_step == 2
+@pytest.mark.parametrize(("epochs", "figures"), [(1, 0), (2, 3)])
+def test_fitting_needs_no_gradient_and_its_run_is_drawn(
+    tmp_path: Path, epochs: int, figures: int
+) -> None:
+    task = train(QuantileTokenizer(n_codes=32), tmp_path, epochs=epochs)
+    assert task.idle is not None and not task.idle.any() and task.global_step == 2 * epochs
     loaded = TrainTokenizer.load_from_checkpoint(tmp_path / "last.ckpt")
     torch.testing.assert_close(loaded.tokenizer.edges, task.tokenizer.edges, rtol=0, atol=0)
     report = read_run(tmp_path)
     sections = {section.title: section for section in report.sections}
-    assert len(sections["Code book"].figures) == 3
+    codes = sections["Code book"]
+    assert len(codes.figures) == figures  # one number each needs no curve
+    assert codes.table is not None and codes.table.columns[:2] == ("side", "in use (%)")
+    assert [row[0] for row in codes.table.rows] == ["train", "validate"]
     bands = sections["Reconstruction by frequency band"]
     assert len(bands.figures) == 1 and "delta" in str(bands)
     assert "codebook" not in str(sections["Training"])

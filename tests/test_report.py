@@ -266,6 +266,20 @@ def test_a_training_run_becomes_a_report(run_folder: Path) -> None:
     assert "physionet_mi" in found.sections[1].code
 
 
+def test_the_question_of_the_recipe_stands_first_and_what_training_took(run_folder: Path) -> None:
+    logs = run_folder / "lightning_logs" / "version_0"
+    (logs / "run.json").write_text('{"question": "Which hand?", "seconds": 754, "threads": 2}')
+    rows = (logs / "metrics.csv").read_text().splitlines()
+    (logs / "metrics.csv").write_text("\n".join(rows[:-1]) + "\n")  # validated once
+    found = read_run(run_folder)
+    assert found.lead == "Which hand? Data: recordings of physionet_mi."
+    training = found.sections[0]
+    assert training.text.endswith("Training took 13 minutes, threads: 2.")
+    assert len(training.figures) == 1  # the loss, validation as a point; the accuracy is a number
+    (logs / "run.json").write_text('{"question": "Wh')
+    assert read_run(run_folder).lead == "Data: recordings of physionet_mi."
+
+
 def test_results_of_a_run_come_first(run_folder: Path) -> None:
     entries = [{"name": "fine-tuned", "value": 0.7, "low": 0.6, "high": 0.8, "chance": 0.5}]
     (run_folder / "results.json").write_text(json.dumps(entries))

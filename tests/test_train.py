@@ -104,6 +104,7 @@ def test_a_run_leaves_configuration_metrics_record_and_checkpoints(finished):
     assert record["split"]["train"] == [f"corpus_sub-001_task-imagery_run-0{i}" for i in (1, 2)]
     assert record["split"]["test"][0].startswith("corpus_sub-003")
     assert set(record["metrics"]) >= {"train/loss", "validate/loss", "validate/accuracy"}
+    assert record["question"] == "Does it run?" and record["seconds"] > 0
     assert load_model(finished / "runs" / "mine").dim == 16
 
 

@@ -35,7 +35,11 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     if args.command == "list":
         for kind in [args.kind] if args.kind else cards.KINDS:
-            console.print(_table(kind))
+            if console.is_terminal:
+                console.print(_table(kind))
+                continue
+            for name in cards.names(kind):  # one a line, for grep
+                console.file.write(f"{kind}/{name}  {summary(kind, name)}\n")
     elif args.command == "show":
         kind, file = find(args.name)
         console.print(f"[dim]{kind}: {escape(str(file))}[/dim]", soft_wrap=True)
@@ -108,15 +112,19 @@ def _table(kind: str) -> Table:
     return table
 
 
+def question(recipe: Path) -> str:
+    """What a recipe answers: the comment in its first line."""
+    first = recipe.read_text(encoding="utf-8").partition("\n")[0]
+    return first.lstrip("# ").removeprefix(f"{recipe.name}:").strip() if first[:1] == "#" else ""
+
+
 def summary(kind: str, name: str) -> str:
     """One line about a card: its description, or the question at the top of a recipe."""
     file = cards.path(kind, name)
     if file.suffix == ".ipynb":
         return "notebook"
     if kind == "recipes":
-        first = file.read_text(encoding="utf-8").partition("\n")[0]
-        question = first.lstrip("# ").removeprefix(f"{file.name}:").strip()
-        return question if first.startswith("#") else ""
+        return question(file)
     try:
         return str(cards.read(kind, name)["description"])
     except ValueError as error:

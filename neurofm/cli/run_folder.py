@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,15 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 class RunRecord(Callback):
-    """Write `run.json`: versions, seed, split lists, and the metrics when the run ends."""
+    """Write `run.json`: versions, seed, split lists, and the metrics when the run ends.
 
-    def __init__(self, seed: int | None) -> None:
-        self.seed = seed
+    Args:
+        question: What the recipe answers.
+    """
+
+    def __init__(self, seed: int | None, question: str = "") -> None:
+        self.seed, self.question = seed, question
+        self._start = time.monotonic()
 
     def _write(self, trainer: lightning.Trainer, **more: Any) -> None:
         if not trainer.is_global_zero or trainer.log_dir is None:
@@ -79,6 +85,8 @@ class RunRecord(Callback):
         file = folder / "run.json"
         record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
         record |= {"versions": versions(), "seed": self.seed, "threads": torch.get_num_threads()}
+        if self.question:
+            record["question"] = self.question
         data = getattr(trainer, "datamodule", None)
         if isinstance(data, BrainData) and data.split is not None:
             rows = data.rows
@@ -97,11 +105,13 @@ class RunRecord(Callback):
 
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Before the first step."""
+        self._start = time.monotonic()
         self._write(trainer)
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """With the final metrics."""
-        self._write(trainer, metrics=_numbers(trainer))
+        seconds = round(time.monotonic() - self._start, 1)
+        self._write(trainer, metrics=_numbers(trainer), seconds=seconds)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """With the metrics of a validation that is not part of a fit."""

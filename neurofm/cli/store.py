@@ -198,14 +198,22 @@ def _du(console: Console, stores: Sequence[Path], *, as_json: bool) -> int:
     shown = {name: values for name, values in rare.items() if any(values)}
     # A name that is wrapped cannot be copied; a list of steps may be.
     table.add_column("store", no_wrap=True, min_width=max((len(i.store) for i in found), default=0))
-    table.add_column("steps", overflow="fold")
-    for name in ("type", "recordings", "hours", "size", *shown):
-        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("steps", overflow="fold", min_width=9)
+    numbers = {
+        "type": [item.dtype for item in found],
+        "recordings": [f"{item.recordings}" for item in found],
+        "hours": [f"{item.hours:.1f}" for item in found],
+        "size": [readable(item.n_bytes) for item in found],
+        **shown,
+    }
+    for name, values in numbers.items():  # a number that is cut short says something else
+        width = max(map(len, (name, *values)))
+        table.add_column(name, justify="right", no_wrap=True, min_width=width)
     for i in sorted(range(len(found)), key=lambda i: -found[i].n_bytes):
         item = found[i]
-        row = [item.store, item.error or item.steps or "none", item.dtype]
-        row += [f"{item.recordings}", f"{item.hours:.1f}", readable(item.n_bytes)]
-        table.add_row(*row, *(values[i] for values in shown.values()))
+        told = item.error or item.steps or "none"
+        table.add_row(item.store, told, *(values[i] for values in numbers.values()))
+    console.width = max(console.width, console.measure(table).minimum)
     console.print(table)
     hours, size = sum(item.hours for item in found), sum(item.n_bytes for item in found)
     say = _say(console)

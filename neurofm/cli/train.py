@@ -19,6 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from rich.console import Console
 
 from neurofm import cards
+from neurofm.cli.cards import question
 from neurofm.cli.run_folder import Predictions, RunRecord, WholeCheckpoints
 from neurofm.data.module import BrainData
 from neurofm.io.tensors import read_checkpoint
@@ -74,7 +75,9 @@ class Cli(LightningCLI):
         asked = self._get(self.config_init, "trainer")
         self.trainer_defaults["callbacks"] = _callbacks(asked)
         trainer = super().instantiate_trainer(**kwargs)
-        record = RunRecord(seed if isinstance(seed, int) else None)
+        recipes = self.config[self.subcommand].get("config") or []
+        asks = [text for recipe in recipes if "?" in (text := question(Path(str(recipe))))]
+        record = RunRecord(seed if isinstance(seed, int) else None, "".join(asks[-1:]))
         trainer.callbacks.extend([record, Predictions()])  # type: ignore[attr-defined]
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = WholeCheckpoints()
@@ -90,12 +93,21 @@ class Cli(LightningCLI):
             log.warning("no --ckpt_path: %s uses the weights that the recipe starts from", command)
 
 
+class Bar(RichProgressBar):
+    """Lightning's bar without the number of the version, which the folder's name has."""
+
+    def get_metrics(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """What is shown behind the bar."""
+        found: dict[str, Any] = super().get_metrics(*args, **kwargs)
+        return {name: value for name, value in found.items() if name != "v_num"}
+
+
 def _callbacks(asked: Any) -> list[Callback]:
     """Progress and checkpoints, unless the recipe switches them off or brings its own bar."""
     callbacks: list[Callback] = []
     bars = [item for item in asked.get("callbacks") or [] if isinstance(item, ProgressBar)]
     if asked.get("enable_progress_bar") is not False and not bars:
-        callbacks.append(RichProgressBar())
+        callbacks.append(Bar())
     if asked.get("enable_checkpointing") is not False:
         callbacks.append(
             ModelCheckpoint(

@@ -46,8 +46,9 @@ def add_codebook(report: Report, curves: Curves) -> None:
         )
         for figure in _over_epochs(curves, quantity, title, unit)
     ]
-    if figures:
-        report.add_section("Code book", figures=figures)
+    table = _last_epoch(curves)
+    if table:
+        report.add_section("Code book", table=table, figures=figures)
     explained = explained_bands(curves)
     if explained:
         table = [
@@ -58,7 +59,8 @@ def add_codebook(report: Report, curves: Curves) -> None:
         caption = (
             "1 minus the power of the error over the power of the signal: 100 % is exact, 0 no "
             "better than silence. Every channel of every window counts alike; bands are cut to "
-            "what the signal holds. Lines are 95 % intervals over windows, not over people."
+            "what the signal holds. Lines are 95 % intervals over windows, not over people. "
+            "Training is the mean over the last epoch, while the codes still changed."
         )
         report.add_section(
             "Reconstruction by frequency band",
@@ -87,6 +89,25 @@ def explained_bands(curves: Curves) -> dict[str, dict[str, tuple[float, float, f
     return found
 
 
+def _last_epoch(curves: Curves) -> list[dict[str, Any]]:
+    """Usage, perplexity and dead codes at the end, a row for each side and level."""
+    rows = []
+    for side in SIDES:
+        start = f"{side}/codebook_usage"
+        for key in sorted(key for key in curves if key.startswith(start)):
+            level = key.removeprefix(start)
+            if not level and f"{key}_level_1" in curves:
+                continue
+            found = {
+                quantity: curves[f"{side}/codebook_{quantity}{level}"][1][-1]
+                for quantity in ("perplexity", "dead")
+                if f"{side}/codebook_{quantity}{level}" in curves
+            }
+            place = {"side": side, **({"level": level.rpartition("_")[2]} if level else {})}
+            rows.append({**place, "in use (%)": 100 * curves[key][1][-1], **found})
+    return rows
+
+
 def _over_epochs(curves: Curves, quantity: str, title: str, unit: str) -> list[Figure]:
     """One figure of a quantity: by side, or by level where there are several; none if not logged.
 
@@ -108,8 +129,8 @@ def _over_epochs(curves: Curves, quantity: str, title: str, unit: str) -> list[F
             for side, name in reversed(sides.items())
             if f"{side}/{metric}" in curves
         }
-    if not chosen:
-        return []
+    if not any(len(steps) > 1 for steps, _ in chosen.values()):
+        return []  # one number each: the table has them
     scaled = {name: (steps, [factor * y for y in ys]) for name, (steps, ys) in chosen.items()}
     size = next((curves[k][1][-1] for k in curves if k.endswith("/codebook_size")), None)
     references = {f"all {size:.0f} codes alike": size} if size and quantity == "perplexity" else {}

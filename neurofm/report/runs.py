@@ -23,6 +23,10 @@ from neurofm.report.report import Report
 from neurofm.types import Result
 
 STAGES = ("train", "validate", "val", "test")
+_MEANING = {  # of names that do not say what they are
+    "pcc": ": correlation of the reconstruction with the signal",
+    "commitment": ": distance of what is coded from its code",
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,9 @@ def read_run(folder: Path | str) -> Report:
     if config_path is None or not config_path.is_file():
         config_path = _newest(folder, "config.yaml")
     config = _read_config(config_path) if config_path else None
-    report = Report(title=f"Run {folder.resolve().name}", lead=_lead(config, config_path))
+    record = _record(metrics_path)
+    told = [record.get("question"), _lead(config, config_path)]
+    report = Report(title=f"Run {folder.resolve().name}", lead=" ".join(filter(None, told)))
     if results_path.is_file():
         results = read_results(results_path)
         figure = plot_scores(
@@ -87,6 +93,8 @@ def read_run(folder: Path | str) -> Report:
             if name != "epoch" and not about_codes(name)
         ]
         text = f"From {metrics_path.relative_to(folder)}."
+        if "seconds" in record:
+            text += f" Training took {_duration(record['seconds'])}, threads: {record['threads']}."
         report.add_section("Training", text=text, figures=figures, table=last)
         add_codebook(report, metrics.curves)
     for stage in ("validate", "test"):
@@ -101,7 +109,7 @@ def read_run(folder: Path | str) -> Report:
         report.add_section(
             "Configuration",
             text=f"From {config_path.relative_to(folder)}. The run can be repeated with it: "
-            f"neurofm fit --config {config_path.name}",
+            f"neurofm fit --config {config_path}",
             code=config_path.read_text(encoding="utf-8"),
         )
     else:
@@ -238,6 +246,22 @@ def _scores(folder: Path, stage: str) -> tuple[Path | None, dict[str, float]]:
     return None, {}
 
 
+def _record(metrics_path: Path | None) -> dict[str, Any]:
+    """What `run.json` beside the metrics says; nothing if there is none, or it is being written."""
+    path = None if metrics_path is None else metrics_path.with_name("run.json")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
+    except ValueError:
+        found = {}
+    return found if isinstance(found, dict) else {}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
 def _curve_figures(metrics: Metrics) -> list[tuple[Figure, str]]:
     """One figure per quantity, with a curve per stage; those logged once are in the table only."""
     groups: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
@@ -245,11 +269,12 @@ def _curve_figures(metrics: Metrics) -> list[tuple[Figure, str]]:
         stage, _, quantity = name.partition("/")
         if stage not in STAGES or not quantity:
             stage, quantity = "", name
-        if quantity == "epoch" or len(curve[0]) < 2 or about_codes(name):
+        if quantity == "epoch" or about_codes(name):
             continue
         base = quantity.removesuffix("_step").removesuffix("_epoch")
         label = " ".join(filter(None, (stage, quantity.removeprefix(base).strip("_")))) or base
         groups.setdefault(base, {})[label] = curve
+    groups = {k: v for k, v in groups.items() if any(len(steps) > 1 for steps, _ in v.values())}
     for base, curves in groups.items():  # the same colour for the same stage in every figure
         groups[base] = dict(
             sorted(curves.items(), key=lambda item: item[0] not in ("train", "train step"))
@@ -258,7 +283,7 @@ def _curve_figures(metrics: Metrics) -> list[tuple[Figure, str]]:
     return [
         (
             plot_curves(groups[quantity], title=quantity, ylabel=quantity),
-            f"{quantity} over training.",
+            f"{quantity} over training{_MEANING.get(quantity, '')}.",
         )
         for quantity in order[:12]
     ]
