@@ -52,6 +52,19 @@ def test_alignment_equals_dbconformer(mode: Literal["offline", "online"]):
     )
 
 
+def test_aligned_twice_is_offline_and_then_online_for_each_group():
+    x, groups = np.concatenate([windows(1), 7 * windows(2)]), ["a"] * 12 + ["b"] * 12
+    once = EuclideanAlignment().fit_transform(x, groups)
+    again = EuclideanAlignment(mode="online").fit_transform(once, groups)
+    twice = EuclideanAlignment(mode="twice").fit_transform(x, groups)
+    np.testing.assert_array_equal(twice, again)
+    assert np.abs(twice - once).max() > 0.1  # the first trials are whitened by themselves
+    fitted = EuclideanAlignment(mode="twice").fit(x, groups)
+    np.testing.assert_array_equal(fitted.transform(x[:3], groups[:3]), twice[:3])
+    with pytest.raises(ValueError, match="before anything was fitted"):
+        EuclideanAlignment(mode="twice").transform(x)
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), channels=st.integers(1, 8))
 def test_mean_covariance_of_aligned_windows_is_the_identity(seed: int, channels: int):

@@ -32,6 +32,9 @@ _OTHER_SIDE = {"left": "right", "right": "left"}
 class Flip(nn.Module):
     """Turn the sign of every sample around: which electrode is the reference is a convention."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, batch: Batch) -> Batch:
         """The same windows upside down."""
         return replace(batch, x=-batch.x, tokens=None)

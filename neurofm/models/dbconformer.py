@@ -237,10 +237,8 @@ class DBConformer(nn.Module):
 
     # Plain tensors
 
-    def tokens(
-        self, x: Float[Tensor, "batch channel time"]
-    ) -> list[Float[Tensor, "batch token dim"]]:
-        """Of each branch there is, the temporal one first."""
+    def tokens(self, x: Float[Tensor, "batch channel time"]) -> list[Tensor]:
+        """Of each branch there is, the temporal one first: batch token dim."""
         return [branch(x) for branch in (self.temporal, self.spatial) if branch is not None]
 
     def channel_weights(
@@ -251,8 +249,8 @@ class DBConformer(nn.Module):
             return tokens.new_full((*tokens.shape[:2], 1), 1 / tokens.shape[1])
         return self.channel_attention(tokens).softmax(1)
 
-    def fuse(self, parts: Sequence[Float[Tensor, "batch token dim"]]) -> Tensor:
-        """Features of a window from the tokens of each branch: batch feature."""
+    def fuse(self, parts: Sequence[Tensor]) -> Float[Tensor, "batch feature"]:
+        """Features of a window from the tokens of each branch, as `tokens` gives them."""
         if len(parts) == 1:
             return parts[0].mean(1)
         temporal, spatial = parts[0].mean(1), parts[1]

@@ -43,7 +43,7 @@ def model_of(config: dict[str, Any], state: Tensors) -> MVCNet:
     made = MVCNet(
         n_channels=config["chn"],
         n_times=config["time_sample_num"],
-        sfreq=config["sample_rate"],
+        sfreq=float(config["sample_rate"]),
         patch=config["patch_size"],
         width=config["embed_dims"],
         n_classes=config["class_num"],
@@ -67,7 +67,7 @@ def views_of(config: dict[str, Any]) -> dict[str, torch.nn.Module]:
     sign = -1.0 if config["augsettings"] == "neg" else 1.0
     known = {
         "flip": Flip(),
-        "freq": ShiftFrequency(sign * config["freq_mode"], sfreq=ASSUMED_HZ),
+        "freq": ShiftFrequency(sign * float(config["freq_mode"]), sfreq=ASSUMED_HZ),
         "cr": ReflectChannels(classes, unpaired="keep", pairs=pairs_of(name)),
     }
     return {method: known[method] for method in config["augmethods"]}
@@ -95,7 +95,7 @@ def check(fixture: Any) -> tuple[Tensors, Tensors]:
     config, recorded = fixture.config, fixture.tensors("fixture")
     state = {k.removeprefix("sd."): v for k, v in recorded.items() if k.startswith("sd.")}
     model = model_of(config, state)
-    raw = batch_of(recorded["in.x"], recorded["in.y"], config["sample_rate"])
+    raw = batch_of(recorded["in.x"], recorded["in.y"], float(config["sample_rate"]))
     seen = {"raw": raw} | {name: view(raw) for name, view in views_of(config).items()}
     got: Tensors = {}
     features, projections, entropies = [], [], []
