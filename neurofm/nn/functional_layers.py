@@ -209,8 +209,8 @@ class FunctionalDense(_Functional):
         )
         self.resolution = resolution
 
-    def mapped(self, x: Float[Tensor, "batch n_in time"]) -> Float[Tensor, "batch n_out time"]:
-        """Curves of the neurons."""
+    def mapped(self, x: Float[Tensor, "batch n_in time"]) -> Float[Tensor, "batch n_out later"]:
+        """Curves of the neurons; pooled, their mean as the one moment."""
         n = x.shape[-1]
         if self.resolution not in (None, n):
             raise ValueError(

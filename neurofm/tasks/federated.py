@@ -15,6 +15,7 @@ Axes: batch class.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
@@ -31,11 +32,12 @@ from neurofm.nn.processes import place
 from neurofm.tasks.base import Task
 from neurofm.tasks.guard import not_finite, some
 
+log = logging.getLogger(__name__)
 Weighting = Literal["trained", "listed", "equal"]
 
 
 def federated_mean(
-    sent: Sequence[Mapping[str, Tensor]], weights: Sequence[float]
+    sent: Sequence[Mapping[str, Tensor]], weights: Sequence[int] | Sequence[float]
 ) -> dict[str, Tensor]:
     """Weighted mean of what clients sent.
 
@@ -267,9 +269,7 @@ class Federated(Task):
         taking = [n for n in self.model.names if self._trained.get(n) and n not in self.failures]
         idle = [n for n in self.model.names if n not in taking and n not in self.failures]
         if idle:
-            warnings.warn(
-                f"Federated: {', '.join(idle)} had no window in round {self.round}.", stacklevel=2
-            )
+            log.warning("Federated: %s had no window in round %d.", ", ".join(idle), self.round)
         counts = {"trained": self._trained, "listed": self._listed}.get(self.weighting)
         weight = {name: float(counts[name]) if counts else 1.0 for name in taking}
         if self.model[self.model.names[0]].shared_names() and weight:
