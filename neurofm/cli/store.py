@@ -185,17 +185,11 @@ def step_name(spec: dict[str, Any]) -> str:
 
 
 def _du(console: Console, stores: Sequence[Path], *, as_json: bool) -> int:
-    found = [usage(folder) for folder in stores]
+    found = sorted((usage(folder) for folder in stores), key=lambda item: -item.n_bytes)
     if as_json:
         sys.stdout.write(json.dumps([asdict(item) for item in found], indent=1) + "\n")
         return 0
     table = Table(box=None, header_style="bold", pad_edge=False)
-    rare = {
-        "damaged": [f"{item.damaged or ''}" for item in found],
-        "failed": [f"{item.failed or ''}" for item in found],
-        "can go": [readable(item.removable) if item.removable else "" for item in found],
-    }
-    shown = {name: values for name, values in rare.items() if any(values)}
     # A name that is wrapped cannot be copied; a list of steps may be.
     table.add_column("store", no_wrap=True, min_width=max((len(i.store) for i in found), default=0))
     table.add_column("steps", overflow="fold", min_width=9)
@@ -204,15 +198,16 @@ def _du(console: Console, stores: Sequence[Path], *, as_json: bool) -> int:
         "recordings": [f"{item.recordings}" for item in found],
         "hours": [f"{item.hours:.1f}" for item in found],
         "size": [readable(item.n_bytes) for item in found],
-        **shown,
+        "damaged": [f"{item.damaged or ''}" for item in found],
+        "failed": [f"{item.failed or ''}" for item in found],
+        "can go": [readable(item.removable) if item.removable else "" for item in found],
     }
-    for name, values in numbers.items():  # a number that is cut short says something else
+    numbers = {name: values for name, values in numbers.items() if any(values)}
+    for name, values in numbers.items():  # never cut short
         width = max(map(len, (name, *values)))
         table.add_column(name, justify="right", no_wrap=True, min_width=width)
-    for i in sorted(range(len(found)), key=lambda i: -found[i].n_bytes):
-        item = found[i]
-        told = item.error or item.steps or "none"
-        table.add_row(item.store, told, *(values[i] for values in numbers.values()))
+    for item, *told in zip(found, *numbers.values(), strict=True):
+        table.add_row(item.store, item.error or item.steps or "none", *told)
     console.width = max(console.width, console.measure(table).minimum)
     console.print(table)
     hours, size = sum(item.hours for item in found), sum(item.n_bytes for item in found)
@@ -259,11 +254,8 @@ def _is_empty(folder: Path, gone: Sequence[Leftover]) -> bool:
             return False
     doomed = {file for item in gone for file in item.files}
     left = {path for path in folder.rglob("*") if path.is_file()} - doomed
-    return all(path.parent == folder and _is_own(path.name) for path in left)
-
-
-def _is_own(name: str) -> bool:
-    return name in _OWN or (name.startswith("index-") and name.endswith(".bin"))
+    indices = set(folder.glob("index-*.bin"))
+    return left <= indices | {folder / name for name in _OWN}
 
 
 def _remove(folder: Path, gone: Sequence[Leftover], *, whole: bool) -> None:
