@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from neurofm.cli.demo import decoding, explaining, steps, training
 from neurofm.cli.demo import source as sources
-from neurofm.cli.demo import steps, training
 from neurofm.cli.demo.source import find_source
 from neurofm.io import SyntheticReader
 from neurofm.io.corpus import Corpus
@@ -66,20 +66,31 @@ def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path):
 
 
 def test_a_short_demo_ends_with_a_report_of_every_step(monkeypatch, tmp_path, capsys):
-    """All steps with four people, two runs and two batches each; scores are left to the demo."""
+    """All steps with four people, two runs, few channels, two batches; scores are the demo's."""
     corpus = _corpus(4)
     monkeypatch.setattr(sources, "open_corpus", lambda name: corpus)
     monkeypatch.setattr("neurofm.data.module.open_corpus", lambda name, root=None: corpus)
     monkeypatch.setenv("NEUROFM_STORE", str(tmp_path / "store"))
     read = training.read_recipe
+    motor = [*explaining._LEFT, "Cz", *explaining._RIGHT]
 
     def short(*args, **kwargs):
         recipe = read(*args, **kwargs)
         recipe["trainer"] |= {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 2}
+        pick = {"class_path": "neurofm.data.PickChannels", "init_args": {"names": motor}}
+        recipe["data"]["init_args"] |= {"batch_size": 4}
+        recipe["data"]["init_args"]["preprocess"].insert(0, pick)
         return recipe
 
     monkeypatch.setattr(steps, "read_recipe", short)
-    monkeypatch.setattr("neurofm.cli.demo.decoding.read_recipe", short)
+    monkeypatch.setattr(decoding, "read_recipe", short)
+    network = decoding.BraindecodeClassifier
+    monkeypatch.setattr(
+        decoding,
+        "BraindecodeClassifier",
+        lambda *args, **kw: network(*args, **kw | {"max_epochs": 1}),
+    )
+    monkeypatch.setattr(explaining, "_EXPLAINED", 4)
     out = tmp_path / "demo"
 
     code = steps.run_demo(argparse.Namespace(download=False, simulate=True, out=out, seed=0))
