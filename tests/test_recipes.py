@@ -155,7 +155,7 @@ class Workplace:
         data = recipe["data"]["init_args"]
         data |= {"store": "store", "batch_size": 2}
         if len(data["datasets"]) > 1:
-            recipe["data"] = mixture_of_stand_ins(recipe["data"])
+            recipe["data"] = mixture_of_stand_ins(recipe["data"], self.folder)
             return recipe
         by_run = data["split_by"] == "run"
         data |= {
@@ -199,9 +199,11 @@ def stand_in(recipe: dict[str, Any], folder: Path) -> str:
     return str(file)
 
 
-def mixture_of_stand_ins(data: dict[str, Any]) -> dict[str, Any]:
+def mixture_of_stand_ins(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The data of a recipe with several corpora: one run of each, real people simulated."""
     real = [n for n in data["init_args"]["datasets"] if cards.read("datasets", n)["folder"]]
+    if "simulated_motor_imagery" in data["init_args"]["datasets"]:
+        return simulated_under_their_names(data, real, folder)
     text = yaml.safe_dump(data)
     for name in real:
         text = text.replace(name, "simulated_motor_imagery")
@@ -213,6 +215,22 @@ def mixture_of_stand_ins(data: dict[str, Any]) -> dict[str, Any]:
         others = [n for n in options[side] if not n.startswith("simulated_motor_imagery/")]
         options[side] = [f"simulated_motor_imagery/{subject}", *others]
     return changed
+
+
+def simulated_under_their_names(
+    data: dict[str, Any], real: list[str], folder: Path
+) -> dict[str, Any]:
+    """The same where each corpus has a network of its own, known by its name; three runs."""
+    options = data["init_args"]
+    card = cards.read("datasets", "simulated_motor_imagery")
+    for name in real:
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
+    names = options["datasets"]
+    files = [str(folder / f"{name}.yaml") if name in real else name for name in names]
+    options |= {"datasets": files, "validate": ["2"], "test": ["3"]}
+    options["subjects"] = {name: ["1"] for name in names}
+    options["runs"] = {name: ["1", "2", "3"] for name in names}
+    return data
 
 
 @pytest.mark.parametrize("name", FITTED)
