@@ -84,6 +84,8 @@ def read(kind: str, name: str) -> dict[str, Any]:
         ) from error
     if not isinstance(card, dict):
         raise ValueError(f"{file}: expected a mapping at the top, found {type(card).__name__}.")
+    if kind == "models" and not isinstance(card.get("init_args", {}), dict):
+        raise ValueError(f"{file}: init_args is {card['init_args']!r}, expected a mapping.")
     missing = [key for key in REQUIRED[kind] if key not in card]
     if missing:
         raise ValueError(f"{file}: missing {', '.join(missing)}. See {root(kind) / 'README.md'}.")

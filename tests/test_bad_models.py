@@ -90,6 +90,10 @@ FAULTS = {
         lambda b: replace(b, x=b.x.where(torch.arange(b.x.shape[-1]) != 7, torch.inf)),
         "NaN or infinite",
     ),
+    "without a square": (
+        lambda b: replace(b, x=b.x.where(torch.arange(b.x.shape[-1]) != 7, 1e25)),
+        "above 1e15",
+    ),
 }
 
 

@@ -37,6 +37,7 @@ from neurofm.io.model_card import (
 from neurofm.io.seen import Seen
 from neurofm.io.tensors import (
     SEEN,
+    check_tensors,
     damaged,
     existing,
     load_state,
@@ -190,6 +191,8 @@ def newest_checkpoint(folder: str | Path) -> Path:
             (file for file in files if file.parent == newest),
             key=lambda file: (file.name.startswith("best"), file.stat().st_mtime_ns),
         )
+    if (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder}: no run. Load it with neurofm.from_pretrained.")
     raise FileNotFoundError(
         f"{folder}: no checkpoint there yet. Run the recipe of that name first: "
         f"`neurofm fit --config {folder.name}`."
@@ -242,6 +245,8 @@ def _load(
         load_state(model, state, where=str(file))
         model.seen = read_seen(file)  # type: ignore[assignment]
         _take_over(model, Path(file), card, name=str(name))
+    elif card.get("source"):
+        log.warning("%s: random weights. models/README.md says how to get the published ones", name)
     return model.eval()
 
 
@@ -295,9 +300,9 @@ def _load_safetensors(path: Path, trusted: tuple[str, ...]) -> nn.Module:
 
 def _load_lightning(path: Path, trusted: tuple[str, ...]) -> nn.Module:
     checkpoint = read_checkpoint(path)
-    parameters = checkpoint.get("hyper_parameters") or {}
+    parameters = checkpoint.get("hyper_parameters")
     for role in ("model", "tokenizer"):
-        spec = parameters.get(role)
+        spec = parameters.get(role) if isinstance(parameters, dict) else None
         if isinstance(spec, dict) and "class_path" in spec and "state_dict" in checkpoint:
             break
     else:
@@ -310,12 +315,13 @@ def _load_lightning(path: Path, trusted: tuple[str, ...]) -> nn.Module:
     prefix = f"{role}."
     state = {
         key.removeprefix(prefix): value
-        for key, value in checkpoint["state_dict"].items()
+        for key, value in check_tensors(checkpoint["state_dict"], where=str(path)).items()
         if key.startswith(prefix)
     }
     load_state(model, state, where=str(path))
     card = checkpoint.get("card")
     if isinstance(card, dict):
+        check_fields(card, path, training=True)
         expect(model, about(card), where=str(path))
     else:
         log.warning("%s was written before checkpoints said what data they were trained on", path)

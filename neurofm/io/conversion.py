@@ -24,6 +24,7 @@ from neurofm.io.model_card import about
 from neurofm.io.tensors import existing, read_tensors, some
 
 Shape = tuple[int, ...]
+_NEAR = 0.5  # fraction of a card's tensors from which on it is worth naming
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Conversion:
         unknown: Tensors of the checkpoint without a place, as they would be called here.
         misshapen: Our names, the shape in the checkpoint and the shape expected.
         nearest: Another card, and the fraction of its tensors that the checkpoint holds; None if
-            no other fits better.
+            no other fits better, or none has half of its tensors there.
     """
 
     path: Path | None
@@ -83,11 +84,17 @@ def convert_checkpoint(path: str | Path, model: str, out: str | Path) -> Convers
     card = cards.read("models", model)
     built: nn.Module = cards.build({key: card[key] for key in ("class_path", "init_args")})
     if not hasattr(built, "rename_keys"):
-        raise ValueError(f"Model {model}: {type(built).__name__} knows no published checkpoint.")
+        raise ValueError(
+            f"Model {model}: {type(built).__name__} knows no published checkpoint. A file of "
+            "neurofm's own is loaded by neurofm.load_model as it is."
+        )
     tensors = read_tensors(source)
     account, renamed = _account(built, tensors)
     if not account.complete:
         raise _refusal(account, built, tensors, where=f"{source} as {model}")
+    bad = [key for key, value in renamed.items() if bool(value.isnan().any())]
+    if bad:
+        raise ValueError(f"{source}: NaN in {some(bad)}. Download the file again.")
     built.load_state_dict(renamed)
     name = Path(str(model)).stem
     expect(built, about(card) | {"card": name}, where=f"card {model}")
@@ -131,7 +138,7 @@ def _refusal(
     n = len(model.state_dict())
     here = len(account.used) / max(n, len(account.used) + len(unknown) + len(misshapen))
     best = max(_fits(tensors), key=lambda item: item[1], default=("", 0.0))
-    nearest = best if best[1] > here else None
+    nearest = best if best[1] > max(here, _NEAR) else None
     if nearest is None:
         advice = "No other model card fits better: it is of another model or size."
     elif nearest[1] == 1:

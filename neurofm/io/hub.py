@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -45,11 +46,16 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ValueError: As `save_model`.
+        ValueError: As `save_model`; or `results` that are none.
     """
     folder = Path(folder)
     if folder.is_file():
         raise ValueError(f"save_pretrained: {folder} is a file, expected a folder.")
+    if any(not isinstance(result, Result) for result in results):
+        raise ValueError(
+            f"save_pretrained: results are {results!r}, expected a list of neurofm.Result(name, "
+            "value, unit, low, high)."
+        )
     if results:
         fields["results"] = [{k: v for k, v in asdict(r).items() if v is not None} for r in results]
     folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +103,9 @@ def from_pretrained(
             )
     try:
         said = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except ValueError as error:
+        if not isinstance(said, dict):
+            raise ValueError(f"a {type(said).__name__}, expected a mapping")
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / CONFIG}: not JSON ({error}). Save the model again.") from error
     card = read_card(folder / WEIGHTS)
     if said != card:
@@ -229,7 +237,8 @@ def _fetch(name: str, *, revision: str | None, token: str | None) -> Path:
 
 
 def _check_name(name: str) -> None:
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or not all(name.split("/")):
+    # A name becomes part of a path: no parent folder, no blank, no drive.
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         raise FileNotFoundError(
             f"{name}: no such folder, and not the name of a repository (owner/name). Cards are "
             "loaded by neurofm.load_model."

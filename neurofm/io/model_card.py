@@ -96,7 +96,7 @@ def parsed(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         card = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: its description cannot be read ({error}). Copy or download the file again."
         ) from error
@@ -123,15 +123,31 @@ def parsed(text: str, path: Path) -> dict[str, Any]:
     return card
 
 
-def check_fields(card: Mapping[str, Any], path: str | Path) -> None:
+def check_fields(card: Mapping[str, Any], path: str | Path, *, training: bool = False) -> None:
     """Stop if fields of a description are impossible, or disagree with the card of that name.
+
+    Args:
+        training: It is that of a training checkpoint, which has not all fields.
 
     Raises:
         ValueError: With the field and both values.
     """
     where = str(path)
-    Contract.of(about(card)["expects"], where=where)
-    check_statistics(card["statistics"], where=where)
+    expects = about(card).get("expects") or {}
+    if not isinstance(expects, dict):
+        raise ValueError(f"{where}: expects is {expects!r}, expected a mapping.")
+    Contract.of(expects, where=where)
+    if card.get("statistics") or not training:
+        check_statistics(card["statistics"], where=where)
+    if not isinstance(card.get("trained_on") or [], list):
+        raise ValueError(f"{where}: trained_on is {card['trained_on']!r}, expected a list.")
+    if training:
+        return
+    if not isinstance(card["class_path"], str) or not isinstance(card["init_args"], dict):
+        raise ValueError(
+            f"{where}: class_path {card['class_path']!r} and init_args {card['init_args']!r}, "
+            "expected a name and a mapping."
+        )
     if not isinstance(card["seen"], int) or card["seen"] < 0:
         raise ValueError(f"{where}: seen is {card['seen']!r}, expected a number of recordings.")
     versions = card["versions"]

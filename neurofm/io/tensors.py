@@ -7,6 +7,8 @@ safetensors file and under its own key in a training checkpoint.
 from __future__ import annotations
 
 import pickle
+import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def damaged(path: Path, error: Exception) -> ValueError:
     )
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path) -> dict[Any, Any]:
     """Contents of a training checkpoint, if they are tensors and plain data.
 
     Raises:
@@ -46,21 +48,32 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = existing(path)
     try:
+        _check_sums(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        named = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(error))
         raise ValueError(
-            f"{path}: needs more than tensors and plain data to be read, which could run code "
-            f"({reason}). Save its state dict alone, or as safetensors."
+            f"{path}: needs more than tensors and plain data to be read, which could run code"
+            f"{f' ({named[1]})' if named else ''}. Save its state dict alone, or as safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError) as error:
+    except Exception as error:  # whatever a changed byte makes the unpickler do
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ValueError(
-            f"{path}: not a readable torch file ({(str(error) or 'it is empty').splitlines()[0]}). "
+            f"{path}: not a readable torch file ({reason}). "
             f"{path.stat().st_size} bytes are there; copy or download it again."
         ) from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path}: holds a {type(loaded).__name__}, expected a dict of tensors.")
     return loaded
+
+
+def _check_sums(path: Path) -> None:
+    """Compare the parts of a torch file with their checksums, which torch itself does not."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            bad = file.testzip()
+        if bad is not None:
+            raise OSError(f"the checksum of {bad} does not match")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -76,12 +89,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "module", "model"):
         if isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
-    others = [key for key, value in loaded.items() if not isinstance(value, Tensor)]
-    if others or not loaded:
+    return check_tensors(loaded, where=str(path))
+
+
+def check_tensors(found: Any, *, where: str) -> dict[str, Tensor]:
+    """The same, if it is a flat dict of tensors.
+
+    Raises:
+        ValueError: It is not.
+    """
+    given = found if isinstance(found, dict) else {type(found).__name__: found}
+    others = [k for k, v in given.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
+    if others or not given:
         raise ValueError(
-            f"{path}: expected a flat dict of tensors, found other values under {some(others)}."
+            f"{where}: expected a flat dict of tensors, found other values under "
+            f"{some(map(str, others))}."
         )
-    return loaded
+    return given
 
 
 def load_state(model: nn.Module, state: dict[str, Tensor], *, where: str) -> None:
