@@ -143,6 +143,9 @@ def test_fitted_statistics_keep_how_strong_a_window_is() -> None:
 def test_bands_beyond_half_the_rate_and_narrower_than_a_bin_are_refused() -> None:
     with pytest.raises(ValueError, match=r"nothing above 40 Hz, the bands reach 45 Hz"):
         SpectralTokenizer()(batch_of(noise(1, 1, 160), sfreq=80.0))
+    short = SpectralTokenizer(edges=(0.0, 10.0), patch_s=0.1)
+    with pytest.raises(ValueError, match=r"a patch of 2 samples at 25 Hz has no frequency"):
+        short(batch_of(noise(1, 1, 100), sfreq=25.0))
     with pytest.raises(ValueError, match=r"2 Hz apart.*longer patches"):
         SpectralTokenizer(edges=(1.0, 2.0), patch_s=0.5)
 

@@ -112,6 +112,12 @@ class SpectralTokenizer(nn.Module):
                 f"{sfreq / 2:g} Hz, the bands reach {self.edges[-1]:g} Hz. Prepare the data with "
                 "a higher rate, or use lower edges."
             )
+        weights = self._bands(n, sfreq)
+        if n < 3 or not bool(weights.any(0).all()):
+            raise ValueError(
+                f"SpectralTokenizer: a patch of {n} samples at {sfreq:g} Hz has no frequency in "
+                f"one of the bands {list(self.edges)} Hz. Use longer patches or wider bands."
+            )
         mask = batch.channel_mask.unsqueeze(-1)
         patches = torch.where(mask, batch.x, 0).float().unfold(-1, n, hop)
         patches = patches - patches.mean(-1, keepdim=True)
@@ -121,8 +127,7 @@ class SpectralTokenizer(nn.Module):
         for taper in tapers:
             found = torch.fft.rfft(patches * taper)
             density = density + 2 / sfreq * (found.real.square() + found.imag.square())
-        bands = self._bands(n, sfreq).to(density)
-        power = density / len(tapers) @ bands
+        power = density / len(tapers) @ weights.to(density)
         return 10 * torch.log10(power + FLOOR) * mask.unsqueeze(-1)
 
     def _tapers(self, n: int) -> Tensor:
