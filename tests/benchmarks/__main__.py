@@ -23,6 +23,9 @@ NAMES = (
 
 
 def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & {*arguments[:1]}:
+        print(f"{__doc__}\nBenchmarks: {', '.join(NAMES)}. Options of one: NAME --help.")
+        return 0
     chosen = [word for word in arguments if word in NAMES]
     options = [word for word in arguments if word not in NAMES]
     if options and len(chosen) != 1:
