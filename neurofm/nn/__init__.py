@@ -15,6 +15,7 @@ from neurofm.nn.quantize import (
     health_of_counts,
     kmeans,
 )
+from neurofm.nn.sampling import Sampling
 from neurofm.nn.transformer import CrissCrossBlock, FeedForward, RMSNorm, SelfAttention
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "count_codes",
     "health_of_counts",
     "kmeans",
+    "Sampling",
     "CrissCrossBlock",
     "FeedForward",
     "RMSNorm",
