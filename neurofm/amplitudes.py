@@ -20,6 +20,7 @@ from neurofm.units import UNITS, Kind
 # Ratios beyond which data cannot be what a model was trained on: of many windows, and of one batch,
 # in which an artefact or a silent stretch may be all there is.
 FAR, FAR_IN_A_BATCH = 30.0, 3000.0
+_NOT_STANDARD, _MANY = 3.0, 8  # amplitudes that are no 1; channels that are not all 1 by chance
 _WINDOWS, _SAMPLES = 4, 512  # looked at in one batch
 _KNOWN = {
     15: "tesla where femtotesla are expected",
@@ -83,6 +84,12 @@ def check_amplitudes(
     for kind, values in found.items():
         expected = float(known.get(kind, {}).get("median", 0.0))
         median = float(np.median(values))
+        if expected > _NOT_STANDARD and _standardized(values):
+            raise ValueError(
+                f"{model}: {kind.upper()} channels of {what} are standardized (an amplitude of 1 "
+                f"in every window), expected about {expected:.3g} as in training. Leave out the "
+                "step that standardizes."
+            )
         if expected <= 0 or median <= 0 or 1 / far <= median / expected <= far:
             continue
         exponent = -round(math.log10(median / expected))
@@ -97,6 +104,10 @@ def check_amplitudes(
             f"as large).{guess} Multiply by 1e{factor:+d}, or correct the unit in the dataset "
             "card, and leave out or add the step that sets the scale as in training."
         )
+
+
+def _standardized(values: Sequence[float]) -> bool:
+    return len(values) >= _MANY and all(abs(value - 1) < 0.1 for value in values)
 
 
 def check_statistics(statistics: Any, *, where: str) -> None:

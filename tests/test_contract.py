@@ -51,6 +51,21 @@ def test_each_field_is_compared_and_names_its_remedy(expects: dict[str, Any], wo
         Contract.of(expects, where="card").compare(data, model="Net")
 
 
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    words = r"have 100 Hz, .*Also: windows of 200 .*window_s to 2, or build .*Also: a band of 1-40"
+    with pytest.raises(ValueError, match=words):
+        Contract(sfreq=128.0, n_times=256, band=(8.0, 30.0)).compare(given(), model="Net")
+
+
+def test_standardized_data_that_do_not_say_so_are_refused() -> None:
+    known = {"eeg": {"median": 20.0}}
+    with pytest.raises(ValueError, match="EEG channels of the batch are standardized"):
+        check_amplitudes({"eeg": [1.0] * 8}, known, model="Net", what="the batch")
+    for values in ([1.0] * 4, [1.0] * 7 + [1.5]):
+        check_amplitudes({"eeg": values}, known, model="Net", what="the batch")
+    check_amplitudes({"eeg": [1.0] * 8}, {"eeg": {"median": 1.0}}, model="Net", what="the batch")
+
+
 def test_what_cannot_hurt_is_a_warning() -> None:
     with pytest.warns(UserWarning, match=r"band of 1-40 Hz, expected 0\.1-96 Hz.*misses the rest"):
         Contract(band=(0.1, 96.0)).compare(given(), model="Net")

@@ -66,6 +66,17 @@ def test_a_folder_gives_the_model_back_and_describes_it(tmp_path: Path) -> None:
     assert same(neurofm.from_pretrained(folder).tokenizer, model.tokenizer)
 
 
+def test_what_is_no_folder_of_a_model_says_what_to_use(tmp_path: Path) -> None:
+    spectra: Any = neurofm.load_tokenizer("spectral_tokenizer")
+    folder = neurofm.save_pretrained(spectra, tmp_path / "model")
+    with pytest.raises(FileNotFoundError, match=r"no run.*from_pretrained"):
+        neurofm.load_model(folder)
+    wrong: Any = [{"name": "x"}]
+    with pytest.raises(ValueError, match=r"expected a list of neurofm\.Result"):
+        neurofm.save_pretrained(spectra, folder, results=wrong)
+    assert neurofm.from_pretrained(folder).n_codes == 0
+
+
 def test_a_tokenizer_comes_back_as_one(tmp_path: Path) -> None:
     folder = neurofm.save_pretrained(BrainTokenizer(**SMALL), tmp_path / "t")
     assert isinstance(neurofm.from_pretrained(folder), BrainTokenizer)
