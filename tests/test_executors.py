@@ -17,12 +17,11 @@ import pytest
 
 from neurofm.data import open_executor
 from neurofm.data.preparing import dask_cluster
-from neurofm.data.preparing.dask_cluster import DaskCluster
 from neurofm.data.preparing.executors import Executor, InProcess
 from neurofm.data.preparing.local_processes import LocalProcesses
 from neurofm.data.preparing.outcomes import WORKER_DIED, Backlog, Failure, Outcome
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(360)
 HERE = Path(__file__).parent
 
 
@@ -31,12 +30,6 @@ def toys() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(HERE))
         yield __import__("toys")
-
-
-@pytest.fixture(scope="module")
-def cluster(toys: ModuleType) -> Iterator[DaskCluster]:
-    with closing(DaskCluster(workers=2)) as opened:
-        yield opened
 
 
 @pytest.fixture(params=["inprocess", "processes", "dask"])
@@ -131,7 +124,8 @@ def test_an_item_that_kills_its_workers_is_given_up_and_no_other(remote, toys, t
     outcomes = {item.item: item for item in remote.imap_unordered(work, range(8))}
     assert len(outcomes) == 8
     failure = outcomes.pop(2).failure
-    assert all(item.result == key**2 for key, item in outcomes.items())
+    found = {key: item.failure or item.result for key, item in outcomes.items()}
+    assert found == {key: key**2 for key in found}
     assert failure is not None
     assert failure.type == WORKER_DIED
     assert "in 3 of 3 attempts" in failure.message
@@ -172,11 +166,11 @@ def test_closing_the_outcomes_stops_what_is_under_way(toys, tmp_path):
         next(outcomes)
         wait_for(tmp_path / "sleeps-1")
         start = time.monotonic()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 60
     assert set(multiprocessing.active_children()) <= before
 
 
-def wait_for(path: Path, seconds: float = 30) -> None:
+def wait_for(path: Path, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < end, f"{path} did not appear"
@@ -192,7 +186,7 @@ def test_workers_end_when_their_driver_is_killed(tmp_path):
     assert len(children) >= 2
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
 
 
