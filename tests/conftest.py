@@ -323,6 +323,29 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return Small(folder)
 
 
+@pytest.fixture(scope="session")
+def _started(small: Small) -> dict[str, Any]:
+    """One model, and the state every test begins with."""
+    return {key: value.clone() for key, value in small.model().state_dict().items()}
+
+
+@pytest.fixture
+def model(small: Small, _started: dict[str, Any]) -> Any:
+    model = small.model()
+    model.load_state_dict(_started)
+    return model
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Dask cluster of two processes, for all tests that send it work."""
+    from neurofm.data.preparing.dask_cluster import DaskCluster
+
+    opened = DaskCluster(workers=2)
+    yield opened
+    opened.close()
+
+
 @pytest.fixture
 def bold(tmp_path: Path, rng: np.random.Generator) -> tuple[Path, np.ndarray]:
     """A functional image and its voxels."""
