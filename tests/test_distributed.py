@@ -25,8 +25,8 @@ EQUALITY = [
     *("batch norm", "probe", "fine-tuning"),
 ]
 RESUMED = ["tokenizer", "pretrain", "decode"]
-LIMIT_S = 540  # on a busy machine; half a minute of work
-pytestmark = pytest.mark.timeout(600)
+LIMIT_S = 900  # on a busy machine; half a minute of work
+pytestmark = pytest.mark.timeout(960)
 
 
 class Runs:
@@ -128,5 +128,5 @@ def test_a_run_killed_in_mid_epoch_goes_on_bit_by_bit(name: str, world: int, run
         for key, value in before["state"].items():
             assert torch.equal(after["state"][key], value), key
     seen = list(chain.from_iterable(step for run in whole for step in run["windows"]))
-    assert len(seen) == 8 * 8
+    assert len(seen) == 8 * 4
     assert {recording // 6 for recording, _ in seen} == {0, 1}
