@@ -265,8 +265,13 @@ class Task(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay over the whole run."""
+        # One pass over a parameter and its state. Lightning cannot clip for it in mixed precision.
+        mixed = str(self.trainer.precision).endswith("-mixed")
+        fused = self.device.type in ("cpu", "cuda") and not (
+            mixed and self.trainer.gradient_clip_val
+        )
         optimizer = torch.optim.AdamW(
-            list(self._groups()), lr=self.lr, betas=self.betas, eps=self.eps
+            list(self._groups()), lr=self.lr, betas=self.betas, eps=self.eps, fused=fused
         )
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):

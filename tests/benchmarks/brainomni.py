@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks brainomni [--device cuda] [--compile] [--batch 1] [--repeats 5]
 
-Encode, the training step of stage 1 (BrainTokenizer) and of stage 2 (masked codes with the frozen
-tokenizer): forward, backward and AdamW. Both sides run alternately in this process with the same
-weights and take the same optimizer; outputs, losses and gradients are compared first, without
+Encode, the training step of stage 1 (BrainTokenizer) and of stage 2 (masked codes; with the frozen
+tokenizer in the step, and with both sides given its tokens): forward, backward and AdamW, ours
+fused as in our tasks, the plain one as PyTorch has it. Both sides run alternately in this process
+with the same weights; outputs, losses and gradients are compared first, without
 dropout. CPU time of the process, or events of the GPU. Rates count operations of convolutions,
 linear maps, attention and LSTM as PyTorch dispatches them on the plain side. On a GPU ours runs in
 bf16 autocast, and its waits for the device are counted. Memory: each side in a process of its own.
@@ -23,6 +24,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ from neurofm.tokenizers import BrainTokenizer
 
 from .plain_brainomni import PlainBrainOmni, PlainTokenizer
 
-PARTS = ("encode", "stage1", "stage2")
+PARTS = ("encode", "stage1", "stage2", "stage2_tokens")
 
 
 @dataclass
@@ -109,17 +111,31 @@ class Sides:
             keep = (rank >= hidden).expand(len(x), -1)
             noise = F.pad(drawn, (0, 0, 0, 0, hidden, 0))[:, rank]
             return self.tokenizer.losses(x, pos, kind, keep=keep, noise=noise)["loss"]
-        with torch.no_grad():
-            found = self.ours.tokenizer.tokenize(x, pos, kind, overlap=self.ours.overlap_ratio)
-        features, hidden = self.ours.hide(found.values, *draws)
+        values, codes = self.tokens() if part == "stage2" else self.given
+        features, hidden = self.ours.hide(values, *draws)
         logits = self.ours.logits(features).flatten(1, 2)
-        return masked_code_losses(logits, found.codes.flatten(1, 2), hidden.flatten(1))["loss"]
+        return masked_code_losses(logits, codes.flatten(1, 2), hidden.flatten(1))["loss"]
+
+    @torch.no_grad()
+    def tokens(self) -> tuple[Tensor, Tensor]:
+        """Values and codes of the batch by our tokenizer."""
+        x, pos, kind = self.data
+        found = self.ours.tokenizer.tokenize(x, pos, kind, overlap=self.ours.overlap_ratio)
+        return found.values, found.codes
+
+    @cached_property
+    def given(self) -> tuple[Tensor, Tensor]:
+        """Tokens made once, as a cache or the store holds them."""
+        return self.tokens()
 
     def plain_loss(self, part: str, draws: tuple[Tensor, ...]) -> Tensor:
         """Of either stage."""
         if part == "stage1":
             return self.plain_tokenizer.loss(*self.data, *draws)
-        return self.plain.loss(*self.data, draws, torch.ones_like(draws[0], dtype=torch.bool))
+        real = torch.ones_like(draws[0], dtype=torch.bool)
+        if part == "stage2":
+            return self.plain.loss(*self.data, draws, real)
+        return self.plain.predict(*self.given, draws, real)
 
     def encode(self) -> Tensor:
         """Ours; the plain one has it as a method."""
@@ -165,8 +181,8 @@ class Sides:
         ours.train(), plain.train()
         loss = torch.compile(self.our_loss) if compiled else self.our_loss
         return [
-            _step(ours, self._mixed(lambda: loss(part, self._own_draws(part)))),
-            _step(plain, lambda: self.plain_loss(part, self.draws(part))),
+            _step(ours, self._mixed(lambda: loss(part, self._own_draws(part))), fused=True),
+            _step(plain, lambda: self.plain_loss(part, self.draws(part)), fused=None),
         ]
 
     def _mixed(self, run: Callable[[], Any]) -> Callable[[], Any]:
@@ -180,9 +196,11 @@ class Sides:
         return mixed
 
 
-def _step(module: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
+def _step(
+    module: nn.Module, loss: Callable[[], Tensor], *, fused: bool | None
+) -> Callable[[], None]:
     learned = [p for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=1e-5)
+    optimizer = torch.optim.AdamW(learned, lr=1e-5, fused=fused)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -258,6 +276,8 @@ def measure(sides: Sides, part: str, *, repeats: int, compiled: bool) -> dict[st
     rows = sides.batch * sides.channels * sides.steps()
     if part == "stage1":
         rows = 3 * sides.batch * 1.75 * sides.channels * sides.samples / sides.tokenizer.hop
+    elif part == "stage2_tokens":
+        rows = 0
     work = 1e-9 * (counter.get_total_flops() + 2 * rows * 2 * 4 * 2 * lstm.hidden_size**2)
     for _ in range(2):
         runs[0]()

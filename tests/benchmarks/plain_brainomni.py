@@ -28,7 +28,9 @@ class Conv(nn.Module):
         left = total - right
         extra = (math.ceil((length - kernel + total) / stride)) * stride + kernel - total - length
         short = max(max(left, right + extra) - length + 1, 0)
-        x = F.pad(F.pad(x, (0, short)), (left, right + extra), mode="reflect")
+        if short:
+            x = F.pad(x, (0, short))
+        x = F.pad(x, (left, right + extra), mode="reflect")
         return self.conv(x[..., : x.shape[-1] - short])
 
 
@@ -357,6 +359,12 @@ class PlainBrainOmni(nn.Module):
         """Stage 2: `draws` decide what is hidden, by what, and in which order it is replaced."""
         with torch.no_grad():
             values, codes = self.tokenizer.tokenize(x, pos, kind, 0.25)
+        return self.predict(values, codes, draws, real)
+
+    def predict(
+        self, values: Tensor, codes: Tensor, draws: Sequence[Tensor], real: Tensor
+    ) -> Tensor:
+        """Stage 2 from given tokens."""
         hide, replace, order = draws
         other = values.flatten(0, 2)[order].reshape(values.shape)
         replaced = torch.where((replace < 0.8).unsqueeze(-1), self.mask_token, other)
