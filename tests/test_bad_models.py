@@ -31,11 +31,12 @@ def loaded(name: str) -> Any:
 
 
 def good(name: str) -> Batch:
-    """Noise of 2 s in the order, unit, rate and band that a card expects."""
+    """Noise of 2 s, or as long as a card insists on, in the order, unit and band it expects."""
     expects = cards.read("models", name)["expects"]
     channels = expects.get("channels") or [f"E{i}" for i in range(6)]
     c, sfreq = len(channels), float(expects["sfreq"])
-    x = 20 * torch.randn(2, c, round(2 * sfreq), generator=torch.Generator().manual_seed(0))
+    n_times = expects.get("n_times", round(2 * sfreq))
+    x = 20 * torch.randn(2, c, n_times, generator=torch.Generator().manual_seed(0))
     known = torch.ones(2, c, dtype=torch.bool)
     return Batch(
         x=x,

@@ -171,6 +171,10 @@ class FLEEG(nn.Module):
     # Batches
 
     def encode(self, batch: Batch) -> Embedding:
+        """One token of all features of a window; through `forward`, where cards are compared."""
+        return self(batch)
+
+    def forward(self, batch: Batch) -> Embedding:
         """One token of all features of a window.
 
         Raises:

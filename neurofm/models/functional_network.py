@@ -89,6 +89,10 @@ class FunctionalNetwork(nn.Module):
         return y.unsqueeze(-1) if y.ndim == 2 else y
 
     def encode(self, batch: Batch) -> Embedding:
+        """One token for each moment; through `forward`, where cards are compared."""
+        return self(batch)
+
+    def forward(self, batch: Batch) -> Embedding:
         """One token for each moment.
 
         Raises:
