@@ -165,6 +165,9 @@ def callable_from_cards(function: _Function) -> _Function:
     return function
 
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
 def configured(cls: _Class) -> _Class:
     """Class decorator: remember the constructor's arguments, so that `spec_of` can write them down.
 
@@ -177,7 +180,12 @@ def configured(cls: _Class) -> _Class:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
-        arguments = dict(list(bound.arguments.items())[1:])
+        arguments = {
+            name: value
+            for name, value in list(bound.arguments.items())[1:]
+            # A class without a constructor inherits one that takes anything.
+            if signature.parameters[name].kind not in _VARIADIC
+        }
         original(self, *args, **kwargs)
         if type(self) is cls:
             object.__setattr__(self, "_arguments", arguments)

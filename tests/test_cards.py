@@ -140,3 +140,11 @@ def test_a_card_can_be_given_by_its_path(tmp_path):
     assert cards.read("datasets", str(copy)) == cards.read("datasets", "eegmmidb")
     with pytest.raises(FileNotFoundError, match="no such file"):
         cards.read("datasets", str(tmp_path / "gone.yaml"))
+
+
+def test_a_class_without_a_constructor_is_built_again_from_its_spec() -> None:
+    from neurofm.objectives import MaskedCodes
+
+    spec = cards.spec_of(MaskedCodes())
+    assert spec == {"class_path": "neurofm.objectives.MaskedCodes", "init_args": {}}
+    assert isinstance(cards.build(spec), MaskedCodes)
