@@ -8,11 +8,12 @@ from typing import Any
 import lightning
 import pytest
 import torch
+import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from test_fleeg import other, small
-from training_runs import CHANNELS, LABELLED, make_data
 
 from neurofm.batch import Batch
+from neurofm.data import BrainData
 from neurofm.io import load_model
 from neurofm.models import FLEEGClients
 from neurofm.tasks import Federated, federated_mean
@@ -23,6 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`"),
 ]
 NAMES = ["first", "second"]
+CHANNELS = ["FC3", "FC4", "C3", "Cz", "C4", "CP3"]
 Tensors = dict[str, torch.Tensor]
 
 
@@ -38,17 +40,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("federated")
 
 
-def make(folder: Path, **changes: Any) -> Any:
-    pick, slower = "neurofm.data.PickChannels", "neurofm.data.Resample"
-    steps = {
+def make(folder: Path, *, slower: bool = True, **changes: Any) -> BrainData:
+    """Two simulated corpora of other channels and, if `slower`, another rate."""
+    for seed, name in enumerate(NAMES):
+        reader = {"subjects": 3, "runs": 2, "sfreq": 64.0, "seed": seed}
+        about = {"description": name, "license": "BSD-3-Clause", "citation": "none"}
+        card = about | {
+            "modality": "eeg",
+            "line_freq": 60,
+            "folder": None,
+            "reader": {"class_path": "neurofm.io.SyntheticReader", "init_args": reader},
+        }
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(card), encoding="utf-8")
+    pick = "neurofm.data.PickChannels"
+    steps: dict[str, Any] = {
         "first": [{"class_path": pick, "init_args": {"names": CHANNELS}}],
-        "second": [
-            {"class_path": pick, "init_args": {"names": CHANNELS[:4]}},
-            {"class_path": slower, "init_args": {"sfreq": 48.0}},
-        ],
+        "second": [{"class_path": pick, "init_args": {"names": CHANNELS[:4]}}],
     }
-    shares = {"weights": {"first": 0.75, "second": 0.25}, "epoch_windows": 32}
-    return make_data(folder, mixed=True, **LABELLED | shares | {"preprocess": steps} | changes)
+    if slower:
+        rate = {"class_path": "neurofm.data.Resample", "init_args": {"sfreq": 48.0}}
+        steps["second"].append(rate)
+    arguments: dict[str, Any] = {
+        "datasets": [str(folder / f"{name}.yaml") for name in NAMES],
+        "preprocess": steps,
+        "store": str(folder / "store"),
+        "labels": ["left_hand", "right_hand"],
+        "window_s": 2.0,
+        "offset_s": 0.5,
+        "validate": [f"{name}/2" for name in NAMES],
+        "test": [f"{name}/3" for name in NAMES],
+        "batch_size": 8,
+        "weights": {"first": 0.75, "second": 0.25},
+        "epoch_windows": 32,
+        "bucket": "sensors",
+    }
+    return BrainData(**arguments | changes)
 
 
 class Watch(Callback):
@@ -231,9 +257,7 @@ def test_a_client_that_failed_before_the_kill_stays_out_of_the_round(
 
 
 def test_windows_of_several_clients_in_one_batch_go_to_their_own(folder: Path) -> None:
-    data = make_data(
-        folder, mixed=True, **LABELLED | {"bucket": "rate", "weights": None, "epoch_windows": None}
-    )
+    data = make(folder, slower=False, bucket="rate", weights=None, epoch_windows=None)
     model = FLEEGClients([small(n_channels=6), small(n_channels=4)], names=NAMES)
     watch = fit(Federated(model, lr=3e-3), data)
     assert {name.split("/")[1] for name in watch.metrics if "accuracy" in name} == set(NAMES)
