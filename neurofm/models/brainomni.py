@@ -156,7 +156,7 @@ class BrainOmni(nn.Module):
 
     @property
     def token_options(self) -> dict[str, float]:
-        """How the tokenizer is called, beside the batch; part of what stored tokens are known by."""
+        """How the tokenizer is called; part of what stored tokens are known by."""
         return {"overlap": self.overlap_ratio}
 
     def tokenize(self, batch: Batch) -> Tokens:
