@@ -19,8 +19,7 @@ from safetensors.torch import load_file
 from scipy.signal import resample
 
 from neurofm.batch import Batch
-from neurofm.io import load_model
-from neurofm.io import convert_checkpoint
+from neurofm.io import convert_checkpoint, load_model
 from neurofm.io.checkpoint import sha256
 from neurofm.nn.linear_attention import LinearAttention
 from neurofm.tokenizers import TFMTokenizer
