@@ -275,7 +275,11 @@ class DBConformer(nn.Module):
     # Batches
 
     def encode(self, batch: Batch) -> Embedding:
-        """Tokens of time, then of channels; `summary` is what heads read.
+        """Tokens of time, then of channels; `summary` is what heads read."""
+        return self(batch)  # cards are compared before `forward`
+
+    def forward(self, batch: Batch) -> Embedding:
+        """As `encode`.
 
         Raises:
             ValueError: The batch is not what the model was built for.

@@ -143,7 +143,11 @@ class MVCNet(nn.Module):
     # Batches
 
     def encode(self, batch: Batch) -> Embedding:
-        """Tokens of the convolutional branch; `summary` is all of them in a row, feature first.
+        """Tokens of the convolutional branch; `summary` is all of them in a row, feature first."""
+        return self(batch)  # cards are compared before `forward`
+
+    def forward(self, batch: Batch) -> Embedding:
+        """As `encode`.
 
         Raises:
             ValueError: The batch is not what the model was built for.
