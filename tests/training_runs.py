@@ -25,6 +25,8 @@ from neurofm.data import BrainData
 from neurofm.tasks import Task
 
 LIMIT_S = 240.0  # of one run; its processes are killed then
+# Now and then two processes never find each other; a run that has not begun by then starts again.
+BEGIN_S, TRIES = 60.0, 3
 
 
 class Watch(Callback):
@@ -41,6 +43,7 @@ class Watch(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self.trained = [name for name, value in pl_module.named_parameters() if value.requires_grad]
+        Path(os.environ["RUN_HAS_BEGUN"]).touch()
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -121,6 +124,7 @@ def start(name: str, rank: int, world: int, port: int, folder: Path) -> int:
         with open(folder / f"{name}-{rank}.log", "w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
+        os.environ["RUN_HAS_BEGUN"] = str(begun(name, rank, folder))
         if world > 1:
             os.environ |= {
                 "MASTER_ADDR": "127.0.0.1",
@@ -141,15 +145,24 @@ def start(name: str, rank: int, world: int, port: int, folder: Path) -> int:
         os._exit(code)
 
 
-def wait(processes: list[int], limit_s: float = LIMIT_S) -> None:
-    """Until all have ended; those that have not in time are killed."""
-    left, deadline = set(processes), time.monotonic() + limit_s
-    while left and time.monotonic() < deadline:
+def begun(name: str, rank: int, folder: Path) -> Path:
+    """Exists once a process of a run trains."""
+    return folder / f"{name}-{rank}.begun"
+
+
+def wait(processes: list[int], marks: list[Path]) -> bool:
+    """Until all have ended; those that have not in time are killed. Whether all had begun."""
+    left, started = set(processes), time.monotonic()
+    while left:
         left -= {process for process in left if os.waitpid(process, os.WNOHANG)[0]}
+        passed = time.monotonic() - started
+        if passed > LIMIT_S or (passed > BEGIN_S and not all(mark.exists() for mark in marks)):
+            break
         time.sleep(0.005)
     for process in left:
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
+    return all(mark.exists() for mark in marks)
 
 
 def main(folder: Path, names: list[str]) -> None:
@@ -157,8 +170,12 @@ def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
     make_data(folder, mixed=True).prepare_data()
     for name in names:
-        world, port = int(name.split(".")[2]), free_port()
-        wait([start(name, rank, world, port, folder) for rank in range(world)])
+        world = int(name.split(".")[2])
+        marks = [begun(name, rank, folder) for rank in range(world)]
+        for _ in range(TRIES):
+            port = free_port()
+            if wait([start(name, rank, world, port, folder) for rank in range(world)], marks):
+                break
 
 
 if __name__ == "__main__":
