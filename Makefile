@@ -1,7 +1,6 @@
 # The two commands of the README are `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-WORKERS := -n logical --maxprocesses 8
 
 .PHONY: demo test check bench install clean
 
@@ -24,8 +23,8 @@ check: install
 
 # Twice: as users run it, and with every shape annotation checked at run time.
 test: check
-	$(BIN)/python -m pytest $(WORKERS)
-	$(BIN)/python -m pytest -q $(WORKERS) --jaxtyping-packages=neurofm,beartype.beartype
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q --jaxtyping-packages=neurofm,beartype.beartype
 
 bench: install
 	$(BIN)/python -m tests.benchmarks $(ARGS)
