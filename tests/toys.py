@@ -193,5 +193,7 @@ def sleep_all(folder: str) -> None:
 if __name__ == "__main__":
     import toys  # by name, as workers know it
 
+    # A shell that starts tests in the background has its children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = [float(word) if word.isdigit() else word for word in sys.argv[2:]]
     getattr(toys, sys.argv[1])(*arguments)

@@ -256,7 +256,7 @@ def _record(metrics_path: Path | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float | int) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
