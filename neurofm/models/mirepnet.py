@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from neurofm.batch import Batch, Embedding, Tokens
 from neurofm.cards import configured
+from neurofm.nn.attention_block import AttentionBlock
 from neurofm.nn.draw import draw_windows
 from neurofm.nn.linear import Linear
 from neurofm.shapes import Bool, Float
@@ -42,52 +42,6 @@ class Reconstruction:
     reconstruction: Float[Tensor, "batch token dim"]
     hidden: Bool[Tensor, "batch token"]
     logits: Float[Tensor, "batch class"]
-
-
-class Attention(nn.Module):
-    """Self-attention whose products are divided by the root of all features.
-
-    The usual divisor is the root of a head's features; the published weights were trained with
-    this one, which makes the attention flatter.
-    """
-
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.query = Linear(dim, dim)
-        self.key = Linear(dim, dim)
-        self.value = Linear(dim, dim)
-        self.out = Linear(dim, dim)
-
-    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        """Same shape."""
-        query, key, value = (
-            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer in (self.query, self.key, self.value)
-        )
-        dropout = self.dropout if self.training else 0.0
-        scale = x.shape[-1] ** -0.5
-        found = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, scale=scale)
-        return self.out(found.transpose(1, 2).flatten(-2))
-
-
-class Block(nn.Module):
-    """Attention, then a feed-forward of four times the width, each on normalized features."""
-
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads, dropout)
-        self.feedforward_norm = nn.LayerNorm(dim)
-        self.feedforward = nn.Sequential(
-            Linear(dim, 4 * dim), nn.GELU(), nn.Dropout(dropout), Linear(4 * dim, dim)
-        )
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        """Same shape."""
-        x = x + self.dropout(self.attention(self.attention_norm(x)))
-        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
 
 
 @configured
@@ -125,13 +79,18 @@ class MIRepNet(nn.Module):
         if not 0 <= mask_ratio <= 1:
             raise ValueError(f"MIRepNet: mask_ratio is {mask_ratio}, expected 0 to 1.")
         self.dim, self.n_classes, self.mask_ratio = dim, n_classes, mask_ratio
-        self.blocks = nn.Sequential(*(Block(dim, heads, dropout) for _ in range(depth)))
+        self.blocks = nn.Sequential(
+            *(AttentionBlock(dim, heads, dropout=dropout, scale="all") for _ in range(depth))
+        )
         self.head = Linear(dim, n_classes)
         self.mask_token: nn.Parameter | None = None
         self.decoder: nn.Sequential | None = None
         if decoder:
             self.mask_token = nn.Parameter(torch.randn(1, 1, dim))
-            blocks = (Block(dim, heads, dropout) for _ in range(decoder_depth))
+            blocks = (
+                AttentionBlock(dim, heads, dropout=dropout, scale="all")
+                for _ in range(decoder_depth)
+            )
             self.decoder = nn.Sequential(*blocks)
 
     # Plain tensors
