@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from noise_batches import generator, noise
 
 from neurofm.batch import Batch, BrainModel, Tokenizer
 from neurofm.io import load_model, load_tokenizer
@@ -23,34 +24,9 @@ from neurofm.tokenizers import (
     SpectralTokenizer,
     TFMTokenizer,
 )
-from neurofm.units import Kind
 
 PER_CHANNEL = ("x", "channel_mask", "kind", "position", "orientation", "has_position")
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def batch_of(x: torch.Tensor, sfreq: float = 64.0) -> Batch:
-    n, channels, _ = x.shape
-    return Batch(
-        x=x,
-        channel_mask=torch.ones(n, channels, dtype=torch.bool),
-        kind=torch.full((n, channels), int(Kind.EEG)),
-        position=0.08 * torch.randn(channels, 3, generator=generator(2)).expand(n, -1, -1),
-        orientation=torch.zeros(n, channels, 3),
-        has_position=torch.ones(n, channels, dtype=torch.bool),
-        sfreq=sfreq,
-        onset=10 * torch.arange(float(n), dtype=torch.float64),
-        subject=torch.zeros(n, dtype=torch.int64),
-        recording=torch.zeros(n, dtype=torch.int64),
-    )
-
-
-def noise(n: int = 3, channels: int = 5, time: int = 192, sfreq: float = 64.0) -> Batch:
-    return batch_of(20 * torch.randn(n, channels, time, generator=generator(1)), sfreq)
 
 
 def channels_of(batch: Batch, index: list[int]) -> Batch:
