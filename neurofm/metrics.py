@@ -3,7 +3,8 @@
 Classification metrics take labels of any hashable kind, or the class indices of score columns.
 What a metric cannot say is NaN with a documented reason, or an error: never a silent 0.
 
-Source: Cohen 1960 (kappa); Fawcett 2006 (area under the ROC curve); Guo et al. 2017 (calibration).
+Source: Cohen 1960 (kappa); Fawcett 2006 (area under the ROC curve); Guo et al. 2017 (calibration);
+Brier 1950 (squared error of probabilities); Wolpaw et al. 1998 (information transfer rate).
 Axes: window = one prediction; output = class; channel time = signals.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.signal import welch
+from scipy.special import xlogy
 from scipy.stats import rankdata
 
 from neurofm.shapes import Float
@@ -93,6 +95,15 @@ def cohen_kappa(y_true: Sequence | np.ndarray, y_pred: Sequence | np.ndarray) ->
     return float((np.trace(counts) / total - expected) / (1 - expected))
 
 
+def macro_f1(y_true: Sequence | np.ndarray, y_pred: Sequence | np.ndarray) -> float:
+    """Mean over classes of the harmonic mean of precision and recall, 0 to 1.
+
+    Classes that occur in the truth or in the prediction count; one that is never hit gives 0.
+    """
+    counts = confusion(y_true, y_pred)
+    return float(np.mean(2 * np.diag(counts) / (counts.sum(0) + counts.sum(1))))
+
+
 def auroc(y_true: Sequence | np.ndarray, score: np.ndarray) -> float:
     """Area under the ROC curve: how often a window of the class outscores one of another class.
 
@@ -138,6 +149,39 @@ def _binary_auroc(positive: np.ndarray, score: np.ndarray) -> float:
     return float((rank - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
+def average_precision(y_true: Sequence | np.ndarray, score: np.ndarray) -> float:
+    """Area under the curve of precision over recall, by steps; a guess gives the class share.
+
+    Equal scores share one threshold. Arguments as in `auroc`: two columns are scored by the second,
+    more by the unweighted mean over the classes that occur, each against the rest.
+
+    Returns:
+        NaN if only one class is present.
+    """
+    true, scores = np.asarray(y_true), np.asarray(score, dtype=np.float64)
+    if true.ndim != 1 or scores.ndim not in (1, 2) or len(scores) != len(true):
+        raise ValueError(
+            f"average_precision: y_true has shape {true.shape} and score {scores.shape}; expected "
+            "window and window or window output."
+        )
+    classes = np.unique(true)
+    if len(classes) < 2:
+        return float("nan")
+    if scores.ndim == 1:
+        return _binary_precision(true == classes[-1], scores)
+    if scores.shape[1] == 2:
+        return _binary_precision(true == 1, scores[:, 1])
+    return float(np.mean([_binary_precision(true == c, scores[:, c]) for c in classes]))
+
+
+def _binary_precision(positive: np.ndarray, score: np.ndarray) -> float:
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(order) - 1)
+    hits = np.cumsum(positive[order])[last]
+    gained = np.diff(hits, prepend=0)
+    return float((gained * hits / (last + 1)).sum() / hits[-1])
+
+
 def _probabilities(name: str, y_true: Sequence | np.ndarray, probability: np.ndarray) -> tuple:
     true, p = np.asarray(y_true), np.asarray(probability, dtype=np.float64)
     if p.ndim != 2 or true.shape != p.shape[:1] or not len(true):
@@ -163,6 +207,18 @@ def log_loss(
     return float(-np.log(np.maximum(chosen, np.finfo(np.float64).eps)).mean())
 
 
+def brier_score(
+    y_true: Sequence | np.ndarray, probability: Float[np.ndarray, "window output"]
+) -> float:
+    """Mean squared distance between the probabilities and the true class, summed over classes.
+
+    0 to 2, as Brier defined it (libraries that report one class of two give half of it). A guess
+    gives 1 - 1 / classes.
+    """
+    true, p = _probabilities("brier_score", y_true, probability)
+    return float(((p - np.eye(p.shape[1])[true]) ** 2).sum(1).mean())
+
+
 def expected_calibration_error(
     y_true: Sequence | np.ndarray,
     probability: Float[np.ndarray, "window output"],
@@ -178,6 +234,32 @@ def expected_calibration_error(
     bins = np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)
     gap = np.bincount(bins, weights=right - confidence, minlength=n_bins)
     return float(np.abs(gap).sum() / len(true))
+
+
+def information_transfer_rate(
+    accuracy: float | np.ndarray, *, n_classes: int, trial_s: float
+) -> np.ndarray:
+    """Bits per minute that a choice among equally likely classes carries (Wolpaw's formula).
+
+    It takes errors to be spread evenly over the wrong classes and counts no time between trials.
+
+    Args:
+        accuracy: 0 to 1, any shape; below 1 / classes the formula grows again, and 0 is returned.
+        n_classes: Two or more.
+        trial_s: Seconds from the start of a trial to its decision.
+    """
+    p = np.asarray(accuracy, dtype=np.float64)
+    if n_classes < 2 or not trial_s > 0:
+        raise ValueError(
+            f"information_transfer_rate: {n_classes} classes in trials of {trial_s} s; expected "
+            "two or more, and a positive length."
+        )
+    if ((p < 0) | (p > 1)).any():
+        raise ValueError(f"information_transfer_rate: accuracy {p}, expected 0 to 1.")
+    bits = np.log2(n_classes) + xlogy(p, p) / np.log(2)
+    bits = bits + xlogy(1 - p, (1 - p) / (n_classes - 1)) / np.log(2)
+    bits = np.where(p < 1 / n_classes, 0.0, np.maximum(bits, 0.0))
+    return bits * 60 / trial_s
 
 
 def pearson_r(

@@ -22,6 +22,7 @@ def labels() -> tuple[np.ndarray, np.ndarray]:
         ("accuracy", reference.accuracy_score),
         ("balanced_accuracy", reference.balanced_accuracy_score),
         ("cohen_kappa", reference.cohen_kappa_score),
+        ("macro_f1", lambda y, p: reference.f1_score(y, p, average="macro", zero_division=0)),
     ],
 )
 def test_label_metrics_agree_with_scikit_learn(name, other, labels):
@@ -134,3 +135,83 @@ def test_band_error_is_undefined_above_half_the_rate():
 def test_vectors_that_do_not_fit_are_refused(name, y, p, message):
     with pytest.raises(ValueError, match=message):
         getattr(metrics, name)(y, p)
+
+
+def test_macro_f1_counts_classes_that_are_only_predicted_or_only_true():
+    y, p = [0, 0, 1, 3], [0, 2, 1, 1]
+    other = reference.f1_score(y, p, average="macro", zero_division=0)
+    assert metrics.macro_f1(y, p) == pytest.approx(other)
+
+
+@pytest.mark.parametrize("decimals", [1, 8])  # with ties and without
+def test_average_precision_agrees_with_scikit_learn(decimals):
+    rng = np.random.default_rng(3)
+    y, score = rng.integers(0, 2, 60), rng.random(60).round(decimals)
+    other = reference.average_precision_score(y, score)
+    assert metrics.average_precision(y, score) == pytest.approx(other, abs=1e-12)
+    assert metrics.average_precision(y, np.c_[1 - score, score]) == pytest.approx(other, abs=1e-12)
+
+
+def test_average_precision_over_classes_is_the_mean_against_the_rest():
+    rng = np.random.default_rng(4)
+    y, score = rng.integers(0, 3, 60), rng.dirichlet(np.ones(3), 60)
+    other = reference.average_precision_score(np.eye(3)[y], score, average="macro")
+    assert metrics.average_precision(y, score) == pytest.approx(other, abs=1e-12)
+    assert np.isnan(metrics.average_precision([1, 1], score[:2]))
+    with pytest.raises(ValueError, match="expected window"):
+        metrics.average_precision([1, 1], score)
+
+
+def test_average_precision_of_a_guess_is_the_share_of_the_class():
+    assert metrics.average_precision([0, 0, 0, 1], np.full(4, 0.3)) == 0.25
+
+
+def test_brier_score_is_twice_that_of_one_class_of_two():
+    rng = np.random.default_rng(5)
+    y, p = rng.integers(0, 2, 50), rng.random(50)
+    other = reference.brier_score_loss(y, p)
+    assert metrics.brier_score(y, np.c_[1 - p, p]) == pytest.approx(2 * other)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4, 5])
+def test_brier_score_of_a_guess_and_of_a_sure_error(n_classes):
+    guess = np.full((1, n_classes), 1 / n_classes)
+    assert metrics.brier_score([0], guess) == pytest.approx(1 - 1 / n_classes)
+    assert metrics.brier_score([0], np.eye(n_classes)[[1]]) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "n_classes", "trial_s", "expected"),
+    [
+        (1.0, 2, 1.0, 60.0),
+        (1.0, 4, 4.0, 30.0),
+        (0.5, 2, 1.0, 0.0),
+        (0.1, 2, 1.0, 0.0),  # below chance
+        (0.9, 2, 3.0, 20 * (1 + 0.9 * np.log2(0.9) + 0.1 * np.log2(0.1))),
+        (0.25, 4, 1.0, 0.0),
+        (0.7, 4, 2.0, 30 * (2 + 0.7 * np.log2(0.7) + 0.3 * np.log2(0.1))),
+    ],
+)
+def test_information_transfer_rate_in_closed_form(accuracy, n_classes, trial_s, expected):
+    rate = metrics.information_transfer_rate(accuracy, n_classes=n_classes, trial_s=trial_s)
+    assert rate == pytest.approx(expected, abs=1e-9)
+
+
+def test_information_transfer_rate_of_a_confusion_is_its_mutual_information():
+    # Wolpaw's formula is the capacity of a channel whose errors fall evenly on the wrong classes.
+    n, p = 4, 0.64
+    joint = np.full((n, n), (1 - p) / (n - 1) / n)
+    np.fill_diagonal(joint, p / n)
+    bits = (joint * np.log2(joint * n * n)).sum()
+    rate = metrics.information_transfer_rate(p, n_classes=n, trial_s=60.0)
+    assert rate == pytest.approx(bits)
+
+
+@pytest.mark.parametrize(
+    ("p", "n", "s"), [(1.1, 2, 1.0), (0.5, 1, 1.0), (0.5, 2, 0.0), (-0.1, 2, 1.0)]
+)
+def test_impossible_rates_are_refused(p, n, s):
+    with pytest.raises(ValueError, match="information_transfer_rate"):
+        metrics.information_transfer_rate(p, n_classes=n, trial_s=s)
+    undefined = metrics.information_transfer_rate(np.nan, n_classes=2, trial_s=1.0)
+    assert np.isnan(undefined)
