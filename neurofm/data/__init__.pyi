@@ -57,6 +57,7 @@ from .steps.preprocess import default_steps as default_steps
 from .steps.reference import Bipolar as Bipolar
 from .steps.reference import Laplacian as Laplacian
 from .steps.reference import Rereference as Rereference
+from .steps.reject import RejectEvents as RejectEvents
 from .steps.sensors import MIREPNET_TEMPLATE as MIREPNET_TEMPLATE
 from .steps.sensors import ToTemplate as ToTemplate
 from .steps.sensors import bad_channels as bad_channels
