@@ -81,7 +81,11 @@ def step_specs(steps: Sequence[Step]) -> list[dict[str, Any]]:
     specs = []
     for step in steps:
         if hasattr(step, "_arguments"):
-            specs.append(spec_of(step))
+            spec = spec_of(step)
+            if spec["init_args"].get("causal") is False:  # a store made before there was a choice
+                off = {"causal", "tile_s"}
+                spec["init_args"] = {k: v for k, v in spec["init_args"].items() if k not in off}
+            specs.append(spec)
         elif is_dataclass(step) and not isinstance(step, type):
             name = f"{type(step).__module__}.{type(step).__qualname__}"
             specs.append({"class_path": name, "init_args": asdict(step)})

@@ -6,13 +6,14 @@ Axes: window, channel, time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from neurofm.cards import configured
 from neurofm.data.align import EuclideanAlignment
+from neurofm.data.steps.causal import Tiles, run_causal
 from neurofm.data.steps.channels import kinds_of
 from neurofm.data.steps.step import noted, require_finite, stretches
 from neurofm.io.quality import matches
@@ -28,7 +29,7 @@ class AlignRecording:
     No label is used, and no other recording. Split the windows by recording, run or subject: with
     both sides of a split inside one recording, its covariance comes from both. Windows of the test
     side are aligned with all windows of their recording, as the published results are; what is
-    decoded while a recording goes on needs `EuclideanAlignment(mode="online")`.
+    decoded while a recording goes on needs `causal: true`.
 
     Args:
         labels: Wildcards of the events whose windows make the covariance; without, windows tile the
@@ -36,12 +37,22 @@ class AlignRecording:
         window_s: Length of those windows, seconds.
         offset_s: Their start after the onset of the event, seconds.
         kinds: Kinds of channels to align, each kind by itself; others stay as they are.
+        causal: Whiten with the mean covariance of all tiles of `window_s` before; the first tile is
+            marked as BAD. A stream has no events, so that there can be no `labels`.
     """
 
     labels: Sequence[str] | None = None
     window_s: float = 4.0
     offset_s: float = 0.0
     kinds: Sequence[str] = ("eeg",)
+    causal: bool = False
+
+    def __post_init__(self) -> None:
+        if self.causal and self.labels is not None:
+            raise ValueError(
+                f"AlignRecording: causal with labels {list(self.labels)}, but a stream has no "
+                "events. Leave `labels` out: tiles of `window_s` make the covariance."
+            )
 
     def __call__(self, signal: Signal) -> Signal:
         """The recording, its aligned channels without unit, amplitudes near 1.
@@ -49,38 +60,73 @@ class AlignRecording:
         Raises:
             ValueError: No channel of these kinds, NaN, or no window that fits.
         """
+        if self.causal:
+            return run_causal(self, signal)
         require_finite(signal, "AlignRecording")
         starts = self._starts(signal)
         n = round(self.window_s * signal.sfreq)
         data = signal.data.copy()
-        aligned = []
-        for kind in kinds_of(self.kinds):
-            own = np.flatnonzero(signal.sensors.kind == kind)
-            if not len(own):
-                continue
+        for own in self._groups(signal).values():
             windows = _cut(signal.data[own], starts, n)
             data[own] = EuclideanAlignment().fit(windows).transform(signal.data[None, own])[0]
-            aligned.append(f"{len(own)} {kind.name} channels")
-        if not aligned:
+        line = f"{self._aligned(signal)} over {len(starts)} windows of {self.window_s:g} s"
+        return noted(signal, data, line)
+
+    def running(self, signal: Signal) -> Tiles:
+        """The causal form at the signal's rate."""
+        groups = list(self._groups(signal).values())
+        fitted = [EuclideanAlignment() for _ in groups]
+        n = round(self.window_s * signal.sfreq)
+        self._check_length(n, signal)
+
+        def learn(tile: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+            roots = []
+            for own, alignment in zip(groups, fitted, strict=True):
+                alignment.update(tile[None, own])
+                roots.append(alignment.transform(np.eye(len(own))[None])[0].astype(np.float64))
+
+            def change(x: np.ndarray) -> np.ndarray:
+                result = x.copy()
+                for own, root in zip(groups, roots, strict=True):
+                    result[own] = root @ x[own]
+                return result
+
+            return change
+
+        return Tiles(n, learn)
+
+    def line(self, signal: Signal) -> str:
+        """Line of history of the causal form."""
+        return f"{self._aligned(signal)} by all tiles of {self.window_s:g} s before"
+
+    def _aligned(self, signal: Signal) -> str:
+        parts = [f"{len(own)} {name} channels" for name, own in self._groups(signal).items()]
+        return f"Euclidean alignment of {' and '.join(parts)}"
+
+    def _groups(self, signal: Signal) -> dict[str, np.ndarray]:
+        """Channels of each kind that is aligned."""
+        kind = signal.sensors.kind
+        found = {k.name: np.flatnonzero(kind == k) for k in kinds_of(self.kinds)}
+        found = {name: own for name, own in found.items() if len(own)}
+        if not found:
             raise ValueError(
                 f"{signal.recording.id}: AlignRecording: there is no channel of the kinds "
                 f"{', '.join(self.kinds)}."
             )
-        line = (
-            f"Euclidean alignment of {' and '.join(aligned)} over {len(starts)} windows of "
-            f"{self.window_s:g} s"
-        )
-        return noted(signal, data, line)
+        return found
 
-    def _starts(self, signal: Signal) -> list[int]:
-        """First samples of the windows."""
-        n = round(self.window_s * signal.sfreq)
-        total = signal.data.shape[1]
+    def _check_length(self, n: int, signal: Signal) -> None:
         if n < 2:
             raise ValueError(
                 f"AlignRecording: window_s {self.window_s:g} is {n} samples at {signal.sfreq:g} "
                 "Hz, expected 2 or more."
             )
+
+    def _starts(self, signal: Signal) -> list[int]:
+        """First samples of the windows."""
+        n = round(self.window_s * signal.sfreq)
+        total = signal.data.shape[1]
+        self._check_length(n, signal)
         if self.labels is None:
             found = [
                 start

@@ -3,8 +3,8 @@
 Filters are the zero-phase windowed FIRs that MNE designs. `engine: fft` applies them in float32
 through the frequency domain; consecutive steps are then one pass (`Chain`, made by `build_steps`).
 `engine: mne` lets MNE apply each step by itself in float64. Away from the ends the two differ by
-less than 1e-5 of the signal. Filters stop at joins (events labelled "EDGE ..."), as MNE's do, and
-so do changes of rate, on one clock.
+less than 1e-5 of the signal. `causal: true` uses the past alone (`causal.py`). Filters
+stop at joins (events labelled "EDGE ..."), as MNE's do, and so do changes of rate, on one clock.
 
 Axes: channel time.
 """
@@ -12,25 +12,33 @@ Axes: channel time.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
 from typing import ClassVar, Literal
 
 import mne.filter
 import numpy as np
-from scipy.fft import next_fast_len
 
 from neurofm.cards import configured
+from neurofm.data.steps.causal import (
+    ORDER,
+    Running,
+    RunningFilter,
+    RunningRate,
+    Unchanged,
+    band_sections,
+    notch_sections,
+    run_causal,
+    running_ratio,
+)
 from neurofm.data.steps.fast_filter import exact_ratio, filter_resample
+from neurofm.data.steps.mne_filter import by_channel, by_stretch, design, resampled
 from neurofm.data.steps.step import Step, at_new_rate, noted, require_finite, stretches
 from neurofm.shapes import Float
 from neurofm.types import Signal
 
 Engine = Literal["fft", "mne"]
-# float64 values MNE works on at a time: 64 MB, whatever the length and number of channels.
-_BLOCK = 8_000_000
 
 
 @configured
@@ -42,15 +50,19 @@ class Notch:
         freqs: Hz. None means the line frequency of the dataset card, which `build_steps` fills in.
         harmonics: Also remove the multiples of each frequency.
         engine: "fft" or "mne".
+        causal: Recursive notches that use the past alone, 2 Hz wide.
     """
 
     by_channel: ClassVar[bool] = True
     freqs: Sequence[float] | None = None
     harmonics: bool = True
     engine: Engine = "fft"
+    causal: bool = False
 
     def __call__(self, signal: Signal) -> Signal:
         """The signal without those frequencies."""
+        if self.causal:
+            return run_causal(self, signal)
         if self.engine == "fft":
             return Chain((self,))(signal)
         freqs = self.stopped(signal)
@@ -62,7 +74,7 @@ class Notch:
         def apply(block: np.ndarray) -> np.ndarray:
             return mne.filter.notch_filter(block, signal.sfreq, freqs, verbose="ERROR")
 
-        return noted(signal, _by_stretch(signal, apply), self.line(signal))
+        return noted(signal, by_stretch(signal, apply), self.line(signal))
 
     def stopped(self, signal: Signal) -> Float[np.ndarray, " freq"]:
         """Frequencies below the Nyquist frequency that are removed, Hz."""
@@ -87,7 +99,14 @@ class Notch:
         if not len(freqs):
             return None
         half = freqs / 400 + 0.5
-        return _design(signal.sfreq, tuple(freqs + half), tuple(freqs - half), 0.5)
+        return design(signal.sfreq, tuple(freqs + half), tuple(freqs - half), 0.5)
+
+    def running(self, signal: Signal) -> Running:
+        """The causal form at the signal's rate."""
+        freqs = self.stopped(signal)
+        if not len(freqs):
+            return Unchanged()
+        return RunningFilter(notch_sections(freqs, signal.sfreq), signal.sfreq)
 
     def line(self, signal: Signal) -> str:
         """Line of history."""
@@ -95,6 +114,8 @@ class Notch:
         if not len(freqs):
             return f"notch: no line frequency below {signal.sfreq / 2:g} Hz"
         listed = ", ".join(f"{freq:g}" for freq in freqs)
+        if self.causal:
+            return f"notch {listed} Hz: causal, recursive, 2 Hz wide"
         return f"notch {listed} Hz: {_describe(self.taps(signal), signal.sfreq)}"
 
 
@@ -109,6 +130,7 @@ class Bandpass:
         too_high: What to do when `high` does not fit the sampling rate: "error", or "lower" it to
             0.45 of the rate. "lower" is for corpora of mixed rates; the history says what was used.
         engine: "fft" or "mne".
+        causal: Recursive filters that use the past alone and delay the signal a little.
     """
 
     by_channel: ClassVar[bool] = True
@@ -116,6 +138,7 @@ class Bandpass:
     high: float | None
     too_high: Literal["error", "lower"] = "error"
     engine: Engine = "fft"
+    causal: bool = False
 
     def __post_init__(self) -> None:
         for value in (self.low, self.high):
@@ -130,6 +153,8 @@ class Bandpass:
 
     def __call__(self, signal: Signal) -> Signal:
         """The signal within the band."""
+        if self.causal:
+            return run_causal(self, signal)
         if self.engine == "fft":
             return Chain((self,))(signal)
         high = self.upper(signal)
@@ -141,7 +166,7 @@ class Bandpass:
                 block, signal.sfreq, self.low, high, copy=False, verbose="ERROR"
             )
 
-        return noted(signal, _by_stretch(signal, apply), self.line(signal))
+        return noted(signal, by_stretch(signal, apply), self.line(signal))
 
     def upper(self, signal: Signal) -> float | None:
         """Upper edge at the signal's rate, Hz.
@@ -169,11 +194,24 @@ class Bandpass:
     def taps(self, signal: Signal) -> Float[np.ndarray, " tap"]:
         """The filter at the signal's rate."""
         high = self.upper(signal)
-        return _design(signal.sfreq, self.low, high, "auto")
+        return design(signal.sfreq, self.low, high, "auto")
+
+    def running(self, signal: Signal) -> RunningFilter:
+        """The causal form at the signal's rate."""
+        sections = band_sections(self.low, self.upper(signal), signal.sfreq)
+        return RunningFilter(sections, signal.sfreq)
 
     def line(self, signal: Signal) -> str:
         """Line of history."""
         band = self._band(self.upper(signal))
+        if self.causal:
+            low, high = self.low or 0.0, self.upper(signal) or signal.sfreq / 2
+            middle = (low * high) ** 0.5 or high / 2
+            delay = 1000 * self.running(signal).delay(middle)
+            return (
+                f"bandpass {band}: causal, Butterworth of order {ORDER} at each edge, delays "
+                f"{middle:.3g} Hz by {delay:.3g} ms"
+            )
         return f"bandpass {band}: {_describe(self.taps(signal), signal.sfreq)}"
 
     def _band(self, high: float | None) -> str:
@@ -198,18 +236,25 @@ class Resample:
     Args:
         sfreq: Hz.
         engine: "fft" or "mne".
+        causal: A filter of minimum phase that uses the past alone.
     """
 
     by_channel: ClassVar[bool] = True
     sfreq: float
     engine: Engine = "fft"
+    causal: bool = False
 
     def __post_init__(self) -> None:
         if not self.sfreq > 0:
             raise ValueError(f"Resample: sfreq is {self.sfreq} Hz, expected above 0.")
 
     def __call__(self, signal: Signal) -> Signal:
-        """The signal at the new rate; it has round(n * sfreq / old rate) samples."""
+        """The signal at the new rate; it has round(n * sfreq / old rate) samples.
+
+        The causal form has as many as can be known: floor((n - 1) * sfreq / old rate) + 1.
+        """
+        if self.causal:
+            return replace(run_causal(self, signal), sfreq=float(self.sfreq))
         if self.engine == "fft":
             return Chain((self,))(signal)
         ratio = self.ratio(signal)
@@ -219,12 +264,18 @@ class Resample:
 
         def apply(data: np.ndarray) -> np.ndarray:
             n_out = round(data.shape[1] * ratio)
-            return _by_channel(data, lambda block: _resample(block, ratio), n_out)
+            return by_channel(data, lambda block: resampled(block, ratio), n_out)
 
         pieces = stretches(signal)
         whole = len(pieces) == 1
         data = apply(signal.data) if whole else at_new_rate(signal.data, pieces, ratio, apply)
         return replace(noted(signal, data, self.line(signal)), sfreq=float(self.sfreq))
+
+    def running(self, signal: Signal) -> Running:
+        """The causal form at the signal's rate."""
+        if signal.sfreq == self.sfreq:
+            return Unchanged()
+        return RunningRate(running_ratio(signal.sfreq, self.sfreq), signal.sfreq)
 
     def ratio(self, signal: Signal) -> Fraction:
         """New rate over old rate."""
@@ -243,6 +294,13 @@ class Resample:
         """Line of history."""
         if signal.sfreq == self.sfreq:
             return f"resample: already at {self.sfreq:g} Hz"
+        if self.causal:
+            edge = min(signal.sfreq, self.sfreq) / 2
+            delay = 1000 * self.running(signal).delay(edge / 4)
+            return (
+                f"resample {signal.sfreq:g} -> {self.sfreq:g} Hz: causal, minimum phase, delays "
+                f"{edge / 4:g} Hz by {delay:.3g} ms, cut at {edge:g} Hz"
+            )
         ratio = self.ratio(signal)
         return (
             f"resample {signal.sfreq:g} -> {self.sfreq:g} Hz: Fourier, zero phase, exact ratio "
@@ -299,7 +357,11 @@ def chained(steps: Sequence[Step]) -> list[Step]:
         run.clear()
 
     for step in steps:
-        if isinstance(step, (Notch, Bandpass, Resample)) and step.engine == "fft":
+        if (
+            isinstance(step, (Notch, Bandpass, Resample))
+            and step.engine == "fft"
+            and not step.causal
+        ):
             run.append(step)
             if isinstance(step, Resample):
                 close()
@@ -308,69 +370,6 @@ def chained(steps: Sequence[Step]) -> list[Step]:
             joined.append(step)
     close()
     return joined
-
-
-def _by_stretch(
-    signal: Signal, function: Callable[[np.ndarray], np.ndarray]
-) -> Float[np.ndarray, "channel time"]:
-    """Filter what lies between two joins by itself."""
-    data = [signal.data[:, at] for at in stretches(signal)]
-    return np.concatenate([_by_channel(x, function, x.shape[1]) for x in data], axis=1)
-
-
-def _by_channel(
-    data: Float[np.ndarray, "channel time"],
-    function: Callable[[np.ndarray], np.ndarray],
-    n_out: int,
-) -> Float[np.ndarray, "channel new_time"]:
-    """Apply a function to blocks of channels in float64, so that memory stays bounded."""
-    result = np.empty((data.shape[0], n_out), dtype=np.float32)
-    size = max(1, _BLOCK // max(data.shape[1], n_out, 1))
-    for first in range(0, data.shape[0], size):
-        result[first : first + size] = function(data[first : first + size].astype(np.float64))
-    return result
-
-
-def _resample(block: np.ndarray, ratio: Fraction) -> np.ndarray:
-    n, unit = block.shape[1], ratio.denominator
-    margin = -(-max(min(n, 1000), 1) // unit)  # padding before, in units
-    units = next_fast_len(margin + -(-n // unit) + margin)
-    before, after = margin * unit, units * unit - margin * unit - n
-    mean = block.mean(axis=1, keepdims=True)
-    padded = np.pad(block - mean, ((0, 0), (before, after)), mode="edge")
-    for length, at, step in ((before, before, 1), (after, before + n - 1, -1)):
-        reach = min(length, n - 1)
-        fade = 0.5 + 0.5 * np.cos(np.pi * np.arange(1, reach + 1) / (reach + 1))
-        inner = at + step * np.arange(1, reach + 1)
-        outer = at - step * np.arange(1, length + 1)
-        padded[:, outer[reach:]] = 0.0
-        padded[:, outer[:reach]] = (2 * padded[:, [at]] - padded[:, inner]) * fade
-    new = mne.filter.resample(
-        padded, ratio.numerator, ratio.denominator, npad=0, method="fft", verbose="ERROR"
-    )
-    first = margin * ratio.numerator
-    return new[:, first : first + round(n * ratio)] + mean
-
-
-@lru_cache(maxsize=16)
-def _design(
-    sfreq: float,
-    low: float | tuple[float, ...] | None,
-    high: float | tuple[float, ...] | None,
-    transition: float | Literal["auto"],
-) -> Float[np.ndarray, " tap"]:
-    """The FIR that MNE designs for these edges."""
-    taps = mne.filter.create_filter(
-        None,
-        sfreq,
-        np.array(low) if isinstance(low, tuple) else low,
-        np.array(high) if isinstance(high, tuple) else high,
-        l_trans_bandwidth=transition,
-        h_trans_bandwidth=transition,
-        verbose="ERROR",
-    )
-    taps.flags.writeable = False  # shared by everybody who asks
-    return taps
 
 
 def _warn_if_short(step: Notch | Bandpass, signal: Signal) -> None:
