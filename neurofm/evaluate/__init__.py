@@ -1,6 +1,7 @@
 """Protocols, classical baselines, probes, and suites that compare many methods."""
 
 from neurofm.evaluate.baselines import BraindecodeClassifier, csp_lda, tangent_lr
+from neurofm.evaluate.erp_features import FeatureClassifier, WindowFeatures
 from neurofm.evaluate.fold import predict_fold, refuse_seen_people
 from neurofm.evaluate.probing import LinearProbe
 from neurofm.evaluate.protocol import (
@@ -15,9 +16,11 @@ from neurofm.evaluate.suites import Suite, nested_share, read_suite
 
 __all__ = [
     "BraindecodeClassifier",
+    "FeatureClassifier",
     "FoldScores",
     "LinearProbe",
     "Suite",
+    "WindowFeatures",
     "compare",
     "cross_validate",
     "csp_lda",
