@@ -12,7 +12,8 @@ from neurofm.evaluate.protocol import (
     summarize,
     within_subject,
 )
-from neurofm.evaluate.suites import Suite, nested_share, read_suite
+from neurofm.evaluate.suite_cards import read_suite
+from neurofm.evaluate.suites import Suite, nested_share
 
 __all__ = [
     "BraindecodeClassifier",

@@ -183,11 +183,11 @@ def cross_validate(
     )
 
 
-def _probability(estimator: Any, x: Any, n_classes: int) -> np.ndarray:
+def _probability(estimator: Any, x: Any, n_classes: int, **extra: Any) -> np.ndarray:
     """Scores over all classes; a class that the training side lacked gets probability 0."""
     full = np.zeros((len(x), n_classes))
     if hasattr(estimator, "predict_proba"):
-        full[:, estimator.classes_] = estimator.predict_proba(x)
+        full[:, estimator.classes_] = estimator.predict_proba(x, **extra)
     else:
         full[np.arange(len(x)), estimator.predict(x)] = 1.0
     return full

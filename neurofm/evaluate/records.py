@@ -18,11 +18,16 @@ LINES = "records.jsonl"
 
 def write_text(path: Path, text: str) -> None:
     """Write a file, all or nothing."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same for what is no text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with part.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -62,7 +67,7 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(record, sort_keys=True) + "\n" for record in ordered))
 
 
-_ORDER = ("method", "weights", "reading", "fold", "seed", "share", "key")
+_ORDER = ("dataset", "protocol", "method", "weights", "reading", "fold", "seed", "share", "key")
 
 
 def _text(file: Path) -> str:

@@ -1,32 +1,26 @@
-"""Suites: which methods are compared on which people, windows, shares of labels and seeds.
+"""Suites: which methods are compared on which data sets, by which protocols, shares and seeds.
 
 A suite is one card, `recipes/benchmarks/NAME.yaml`. It unfolds into cells: one method with one kind
-of weights and one way of reading them, on one fold, share of the labels and seed. A cell is known
-by a hash of all that decides its numbers, so that a record of it is found again and never used for
-something else.
+of weights and one way of reading them, on one fold of a protocol on a data set, with a share of the
+labels and a seed. A cell is known by a hash of all that decides its numbers, so that a record of it
+is found again and never used for something else.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from neurofm import cards
-from neurofm.data.rows import Row
+from neurofm.data.rows import Row, Split
+from neurofm.evaluate.folds import is_among, make_folds
 
 CODE_VERSION = 1  # raise it when code changes the numbers of a cell
 WEIGHTS = ("pretrained", "random")
 READINGS = ("linear probe", "fine-tuned")
-_FIELDS = ("description", "version", "data", "people", "train", "test", "shares", "seeds")
-_METHOD = {"title", "data", "labels_in_pretraining", "estimator", "model", "readout", "stages"}
-_METHOD |= {"weights", "finetune", "about", "standardize_features"}
 
 
 @dataclass(frozen=True)
@@ -34,20 +28,32 @@ class Cell:
     """One number per person to be found.
 
     Args:
+        dataset: Name in the suite.
+        protocol: Name in the suite.
         method: Name in the suite.
         weights: "pretrained", "random", or "none" for a method that has no pretraining.
         reading: "linear probe", "fine-tuned", or "trained" for a method that has no pretraining.
-        fold: Position of the group of people who are decoded.
+        fold: Position in the protocol's folds.
         share: Of the training labels, 0 to 1.
         seed: Of weights, pretraining and the choice of labels.
     """
 
+    dataset: str
+    protocol: str
     method: str
     weights: str
     reading: str
     fold: int
     share: float
     seed: int
+
+    def __str__(self) -> str:
+        how = "" if self.weights == "none" else f" {self.weights}, {self.reading}"
+        share = "" if self.share == 1 else f" {self.share:.0%}"
+        return (
+            f"{self.dataset} {self.protocol} {self.method}{how} fold {self.fold}{share} "
+            f"seed {self.seed}"
+        )
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,12 @@ class Suite:
     Args:
         name: Of the card.
         card: Its content.
-        runs: Which runs train and which test; those of the card, or of its `validation`.
+        validation: Protocols train and test on what they keep for choosing settings.
     """
 
     name: str
     card: Mapping[str, Any]
-    runs: Mapping[str, Sequence[str]]
+    validation: bool = False
 
     @property
     def methods(self) -> Mapping[str, Mapping[str, Any]]:
@@ -70,47 +76,101 @@ class Suite:
         return self.card["methods"]
 
     @property
-    def people(self) -> list[list[str]]:
-        """Groups of people; each is decoded once, by models that saw only the others."""
-        return [list(map(str, group)) for group in self.card["people"]]
+    def datasets(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name to what the card says of it."""
+        return self.card["datasets"]
 
-    def others(self, fold: int) -> list[str]:
-        """The people that models decoding a group may be pretrained on."""
-        return [name for i, group in enumerate(self.people) if i != fold for name in group]
+    @property
+    def metric(self) -> str:
+        """The first of the card's metrics: the one that tables are about."""
+        return str(self.card["metrics"][0])
 
-    def cells(self) -> list[Cell]:
-        """All cells, those of one pretraining together."""
+    @property
+    def protocols(self) -> Mapping[str, Mapping[str, Any]]:
+        """Name to which folds."""
+        found = self.card["protocols"]
+        if not self.validation:
+            return found
+        return {name: {**spec, **spec.get("validation", {})} for name, spec in found.items()}
+
+    def labels(self, dataset: str) -> list[str]:
+        """Classes of a data set, in order."""
+        return [str(label) for label in self.datasets[dataset]["data"]["labels"]]
+
+    def method(self, name: str, dataset: str) -> dict[str, Any] | None:
+        """A method with what the data set changes of it; None if it leaves the method out."""
+        changes = self.datasets[dataset].get("changes", {}).get(name, {})
+        return None if changes is None else merged(self.methods[name], changes)
+
+    def folds(self, dataset: str, protocol: str, rows: Sequence[Row]) -> list[Split]:
+        """Folds of a protocol on windows of a data set.
+
+        Raises:
+            ValueError: The windows do not allow this protocol.
+        """
+        groups = self.datasets[dataset].get("groups", ())
+        return make_folds(rows, self.protocols[protocol], groups=groups)
+
+    def others(self, dataset: str, rows: Sequence[Row], split: Split) -> list[str]:
+        """The people that models decoding a fold may be pretrained on.
+
+        Everybody who is not tested; where the data set has groups of people, those of groups in
+        which nobody is tested, so that the folds of a group share their pretraining.
+        """
+        tested = list(dict.fromkeys(rows[i].subject for i in split.test))
+        groups = self.datasets[dataset].get("groups")
+        if not groups:
+            names = dict.fromkeys(row.subject for row in rows)
+            return [name.rpartition("/")[2] for name in names if name not in tested]
+        free = [
+            [str(name) for name in group]
+            for group in groups
+            if not any(is_among(person, list(map(str, group))) for person in tested)
+        ]
+        return [name for group in free for name in group]
+
+    def cells(
+        self, dataset: str, protocol: str, n_folds: int, *, methods: Iterable[str] | None = None
+    ) -> list[Cell]:
+        """All cells of a protocol on a data set, of all methods or of some."""
         found = []
-        for name, method in self.methods.items():
-            neural = "model" in method
-            for fold in range(len(self.people)):
-                for seed in self.card["seeds"]:
-                    for weights in method.get("weights", WEIGHTS) if neural else ("none",):
-                        found += [
-                            Cell(name, weights, reading, fold, float(share), int(seed))
-                            for reading in (READINGS if neural else ("trained",))
-                            for share in self.card["shares"]
-                        ]
+        for name in self.methods if methods is None else methods:
+            method = self.method(name, dataset)
+            if method is None:
+                continue
+            seeds = self.card["seeds"][: method.get("seeds")]
+            found += [
+                Cell(dataset, protocol, name, weights, reading, fold, float(share), int(seed))
+                for fold in range(n_folds)
+                for seed in seeds
+                for weights, reading in ways(method)
+                for share in self.card["shares"]
+            ]
         return found
 
-    def config(self, cell: Cell, windows: str) -> dict[str, Any]:
+    def config(self, cell: Cell, windows: str, *, pretraining: Sequence[str]) -> dict[str, Any]:
         """All that decides the numbers of a cell.
 
         Args:
             windows: Hash of its training and test windows.
+            pretraining: People that pretrained weights come from.
         """
-        method = {k: v for k, v in self.methods[cell.method].items() if k not in ("title", "about")}
+        method = self.method(cell.method, cell.dataset) or {}
+        method = {k: v for k, v in method.items() if k not in ("title", "about", "seeds")}
         if cell.weights != "pretrained":
             method.pop("stages", None)
-        if cell.reading != "fine-tuned":
+        if cell.reading == "linear probe":
             method.pop("finetune", None)
         elif "finetune" in method:
             method["finetune"] = schedule(method["finetune"], cell.weights)
+        dataset = self.datasets[cell.dataset]
         return {
             "code": CODE_VERSION,
             "version": self.card["version"],
-            "data": self.card["data"],
-            "pretraining": self.others(cell.fold) if cell.weights == "pretrained" else [],
+            "data": dataset["data"],
+            "cue_s": float(dataset.get("cue_s", 0.0)),
+            "protocol": {k: v for k, v in self.protocols[cell.protocol].items() if k != "title"},
+            "pretraining": list(pretraining) if cell.weights == "pretrained" else [],
             "weights": cell.weights,
             "reading": cell.reading,
             "seed": cell.seed,
@@ -120,6 +180,28 @@ class Suite:
         }
 
 
+def ways(method: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Kinds of weights and ways of reading them that a method is run with."""
+    if "estimator" in method:
+        return [("none", "trained")]
+    weights = method.get("weights", WEIGHTS)
+    readings = method.get("readings", READINGS)
+    return [
+        (kind, reading)
+        for kind in weights
+        for reading in (("trained",) if kind == "none" else readings)
+    ]
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy with changes put in; mappings are merged, everything else is replaced."""
+    result = deepcopy(dict(base))
+    for key, value in changes.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else deepcopy(value)
+    return result
+
+
 def schedule(finetune: Mapping[str, Any], weights: str) -> dict[str, Any]:
     """How a model with these weights is fine-tuned: `task` with its `pretrained` or `random` part.
 
@@ -127,91 +209,6 @@ def schedule(finetune: Mapping[str, Any], weights: str) -> dict[str, Any]:
     """
     rest = {key: value for key, value in finetune.items() if key not in WEIGHTS}
     return rest | {"task": {**finetune.get("task", {}), **finetune.get(weights, {})}}
-
-
-def suites() -> list[str]:
-    """Names of the suite cards."""
-    return sorted(path.stem for path in (cards.root("recipes") / "benchmarks").glob("*.yaml"))
-
-
-def read_suite(
-    name: str,
-    *,
-    methods: Sequence[str] | None = None,
-    seeds: int | None = None,
-    validation: bool = False,
-) -> Suite:
-    """A suite by name, or from a YAML file of the user's own.
-
-    Args:
-        methods: Only these.
-        seeds: Only the first so many.
-        validation: Train and test on the runs that the card keeps for choosing settings, so that
-            its test runs are not looked at.
-
-    Raises:
-        FileNotFoundError: No such suite; the message names near misses.
-        ValueError: The card lacks a field, or a method it does not have was asked for.
-    """
-    own = Path(name)
-    file = own if own.suffix in {".yaml", ".yml"} else _file(name)
-    if not file.is_file():
-        raise FileNotFoundError(f"suite {name}: no such file.")
-    try:
-        card = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file}: not plain YAML ({error}).") from error
-    missing = [key for key in (*_FIELDS, "methods") if key not in (card or {})]
-    if missing:
-        raise ValueError(f"{file}: a suite needs {', '.join(missing)}.")
-    _check(file, card)
-    if methods is not None:
-        card["methods"] = {chosen: card["methods"][chosen] for chosen in _known(card, methods)}
-    if seeds is not None:
-        card["seeds"] = card["seeds"][:seeds]
-    if validation and "validation" not in card:
-        raise ValueError(f"{file}: no `validation` runs; its settings cannot be chosen by it.")
-    runs = card["validation"] if validation else {key: card[key] for key in ("train", "test")}
-    return Suite(file.stem, card, {side: [*map(str, runs[side])] for side in ("train", "test")})
-
-
-def _file(name: str) -> Path:
-    file = cards.root("recipes") / "benchmarks" / f"{name}.yaml"
-    if not file.is_file():
-        near = difflib.get_close_matches(name, suites(), n=3, cutoff=0.4)
-        hint = f"Did you mean {', '.join(near)}?" if near else f"There are {', '.join(suites())}."
-        raise FileNotFoundError(f"There is no suite called {name!r}. {hint}")
-    return file
-
-
-def _check(file: Path, card: Mapping[str, Any]) -> None:
-    groups = [list(map(str, group)) for group in card["people"]]
-    everyone = [name for group in groups for name in group]
-    if len(groups) < 2 or len(set(everyone)) < len(everyone):
-        raise ValueError(
-            f"{file}: `people` are {groups}; expected two or more groups without a common person."
-        )
-    shares = [float(share) for share in card["shares"]]
-    if not all(0 < share <= 1 for share in shares) or sorted(set(shares)) != shares:
-        raise ValueError(f"{file}: `shares` are {shares}; expected increasing, above 0, up to 1.")
-    for name, method in card["methods"].items():
-        unknown = set(method) - _METHOD
-        if unknown or ("model" in method) == ("estimator" in method):
-            raise ValueError(
-                f"{file}: method {name} has {sorted(method)}; expected an `estimator`, or a "
-                f"`model`, and among the other fields only {sorted(_METHOD)}."
-            )
-
-
-def _known(card: Mapping[str, Any], methods: Sequence[str]) -> list[str]:
-    for name in methods:
-        if name not in card["methods"]:
-            near = difflib.get_close_matches(name, card["methods"], n=3, cutoff=0.4)
-            hint = f"Did you mean {', '.join(near)}? " if near else ""
-            raise ValueError(
-                f"the suite has no method {name!r}. {hint}It has {', '.join(card['methods'])}."
-            )
-    return list(dict.fromkeys(methods))
 
 
 def digest(value: Any) -> str:

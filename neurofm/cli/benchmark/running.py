@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,70 +20,166 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from neurofm.cli.benchmark.decoding import Group, Runner, Windows
-from neurofm.cli.benchmark.pages import write_results
+from neurofm.cli.benchmark.decoding import Group, Runner
 from neurofm.cli.benchmark.training import quiet, stage_data, stage_recipes
+from neurofm.cli.benchmark.windows import Windows, forget_windows, windows_of
 from neurofm.data import open_executor
 from neurofm.evaluate.records import LINES, read_records, write_lines, write_text
-from neurofm.evaluate.suites import Cell, Suite, read_suite
+from neurofm.evaluate.suite_cards import read_suite
+from neurofm.evaluate.suites import Cell, Suite, digest
+from neurofm.io import open_corpus
+
+
+@dataclass
+class Plan:
+    """What a suite asks for on the recordings that are here.
+
+    Args:
+        cells: With the hash of all that decides each.
+        skipped: A line for every data set without recordings.
+        failed: What could not be planned, and why.
+    """
+
+    cells: list[tuple[Cell, str]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
 
 
 def run_suite(args: argparse.Namespace) -> int:
     """Run, record, draw."""
     quiet()
     console = Console(stderr=True)
+    whole = read_suite(args.suite, validation=args.validation)
     suite = read_suite(
-        args.suite, methods=args.methods, seeds=args.seeds, validation=args.validation
+        args.suite,
+        methods=args.methods,
+        datasets=args.datasets,
+        protocols=args.protocols,
+        seeds=args.seeds,
+        validation=args.validation,
     )
     out: Path = args.out or Path("runs/benchmarks") / suite.name
     work: Path = args.work or out
     known = read_records(out) | read_records(work)
-    wanted = keys_of(suite, pretraining=not args.draw)
-    missing = [(cell, key) for cell, key in wanted if key not in known]
-    _say(console, f"{suite.name}: {len(wanted)} cells, {len(wanted) - len(missing)} recorded")
-    failed = 0
+    plan = plan_of(suite, pretraining=not args.draw)
+    for line in plan.skipped:
+        _say(console, line)
+    missing = [(cell, key) for cell, key in plan.cells if key not in known]
+    done = len(plan.cells) - len(missing)
+    _say(console, f"{suite.name}: {len(plan.cells)} cells, {done} recorded")
+    failed = list(plan.failed)
     if missing and not args.draw:
-        failed = _compute(args, Runner(suite, work), missing, console)
+        failed += _compute(args, Runner(suite, work), missing, console)
         known |= read_records(work)
-    records = [known[key] for _, key in wanted if key in known]
+    for what, why in failed:
+        _say(console, f"failed: {what}: {why}")
+    if failed:
+        _say(console, f"{len(failed)} failed; the same command runs what has no record again.")
+    records = [known[key] for _, key in plan.cells if key in known]
     if not records:
-        raise ValueError(f"{out}: no record of {suite.name} yet. Run it without --draw.")
+        reasons = "; ".join([*plan.skipped, *(f"{what}: {why}" for what, why in failed)][:3])
+        raise ValueError(f"{out}: no record of {suite.name}. {reasons or 'Run without --draw.'}")
+    records += [record for record in known.values() if _of_others(record, suite, whole)]
     write_lines(out / LINES, records)
-    plain = json.loads(json.dumps(suite.card))  # without YAML's references
+    plain = json.loads(json.dumps(whole.card))  # without YAML's references
     write_text(out / "config.yaml", yaml.safe_dump(plain, sort_keys=False, width=100))
-    for file in write_results(suite, records, out):
+    from neurofm.cli.benchmark.pages import write_results
+
+    for file in write_results(whole, records, out):
         _say(console, f"wrote {file}")
     return 1 if failed else 0
 
 
-def keys_of(suite: Suite, *, pretraining: bool) -> list[tuple[Cell, str]]:
-    """Every cell with the hash of all that decides it; recordings are prepared on the way.
+def _of_others(record: dict[str, Any], suite: Suite, whole: Suite) -> bool:
+    """Whether a record belongs to the card, but to a part of it that was not asked for."""
+
+    def among(part: Suite) -> bool:
+        return (
+            record["method"] in part.methods
+            and record["dataset"] in part.datasets
+            and record["protocol"] in part.datasets[record["dataset"]]["protocols"]
+            and record["seed"] in part.card["seeds"]
+        )
+
+    return among(whole) and not among(suite)
+
+
+def plan_of(suite: Suite, *, pretraining: bool) -> Plan:
+    """Every cell with its hash; recordings are prepared on the way, workers find them.
 
     Args:
-        pretraining: Prepare the recordings of pretraining too, so that workers find all of them.
+        pretraining: Prepare the recordings of pretraining too.
     """
-    windows: dict[tuple[str, int], Windows] = {}
-    found = []
-    for cell in suite.cells():
-        at = (cell.method, cell.fold)
-        if at not in windows:
-            windows[at] = Windows(suite, *at)
-            method = suite.methods[cell.method]
-            if pretraining and "stages" in method:
-                people = suite.others(cell.fold)
-                dataset = suite.card["data"]["datasets"][0]
-                for _, recipe in stage_recipes(method, dataset=dataset, people=people, seed=0):
-                    stage_data(recipe).prepare_data()
-        found.append((cell, windows[at].key(suite, cell)[0]))
-    return found
+    plan = Plan()
+    for dataset, about in suite.datasets.items():
+        try:
+            for name in about["data"]["datasets"]:
+                open_corpus(name, root=about["data"].get("root"))
+        except FileNotFoundError as error:
+            plan.skipped.append(f"skipped {dataset}: {error}")
+            continue
+        for protocol in about["protocols"]:
+            try:
+                _plan_protocol(suite, dataset, protocol, plan, pretraining=pretraining)
+            except ValueError as error:
+                plan.failed.append((f"{dataset} {protocol}", str(error)))
+    return plan
 
 
-def groups_of(missing: Sequence[tuple[Cell, str]]) -> list[Group]:
-    """Cells that share weights together; pretraining, which takes longest, first."""
+def _plan_protocol(
+    suite: Suite, dataset: str, protocol: str, plan: Plan, *, pretraining: bool
+) -> None:
+    folds: dict[str, list[str]] = {}  # method to the hash of each fold
+    first = ""
+    for method in suite.methods:
+        spec = suite.method(method, dataset)
+        if spec is None:
+            continue
+        try:
+            windows = windows_of(suite, dataset, method)
+            folds[method] = [windows.hash(split) for split in windows.folds(suite, protocol)]
+            first = first or method
+            _same_trials(windows, folds, method, first)
+            if pretraining and "stages" in spec:
+                _prepare_pretraining(suite, dataset, protocol, spec, windows)
+            cells = suite.cells(dataset, protocol, len(folds[method]), methods=[method])
+            plan.cells += [(cell, windows.key(suite, cell)[0]) for cell in cells]
+        except (ValueError, FileNotFoundError) as error:
+            plan.failed.append((f"{dataset} {protocol} {method}", str(error)))
+
+
+def _same_trials(windows: Windows, folds: dict[str, list[str]], method: str, first: str) -> None:
+    """All methods are compared on the same trials."""
+    if folds[method] != folds[first]:
+        raise ValueError(
+            f"its folds hold other trials than those of {first} ({len(windows.rows)} windows). A "
+            "longer window can lack the trials at the end of a recording: make it shorter."
+        )
+
+
+def _prepare_pretraining(
+    suite: Suite, dataset: str, protocol: str, spec: dict[str, Any], windows: Windows
+) -> None:
+    """Recordings that pretrainings of all folds need."""
+    corpus = suite.datasets[dataset]["data"]["datasets"][0]
+    splits = windows.folds(suite, protocol)
+    for people in {tuple(suite.others(dataset, windows.rows, split)) for split in splits}:
+        for _, recipe in stage_recipes(spec, dataset=corpus, people=people, seed=0):
+            stage_data(recipe).prepare_data()
+
+
+def groups_of(suite: Suite, missing: Sequence[tuple[Cell, str]]) -> list[Group]:
+    """Cells that share weights together; pretraining, which takes longest, first.
+
+    Those of one preparation follow each other, so that workers read windows once, and among them
+    long and short ones are mixed, so that the time left can be told.
+    """
     found: dict[tuple[Any, ...], list[tuple[Cell, str]]] = {}
     for cell, key in missing:
-        at = (cell.weights != "pretrained", cell.seed, cell.fold, cell.method, cell.weights)
-        found.setdefault(at, []).append((cell, key))
+        data = digest((suite.method(cell.method, cell.dataset) or {}).get("data"))
+        front = (cell.weights != "pretrained", cell.dataset, data)
+        about = (cell.protocol, cell.seed, cell.fold, cell.method, cell.weights)
+        found.setdefault((*front, digest(about), *about), []).append((cell, key))
     return [Group(tuple(found[at])) for at in sorted(found)]
 
 
@@ -91,11 +188,12 @@ def _compute(
     runner: Runner,
     missing: Sequence[tuple[Cell, str]],
     console: Console,
-) -> int:
-    """Number of groups that failed; the others are recorded."""
-    workers = args.workers if args.executor == "processes" else None
-    executor = open_executor(args.executor, workers=workers)
-    failed = 0
+) -> list[tuple[str, str]]:
+    """What failed, and why; everything else is recorded."""
+    forget_windows()  # workers are copies of this process
+    workers = args.workers if args.executor != "inprocess" else None
+    executor = open_executor(args.executor, workers=workers, scheduler=args.scheduler)
+    failed: list[tuple[str, str]] = []
     columns = (
         TextColumn(f"benchmark {runner.suite.name}"),
         BarColumn(),
@@ -106,23 +204,25 @@ def _compute(
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     quiet_bar = not console.is_terminal
+    groups = groups_of(runner.suite, missing)
+    shown = 0.0
     with Progress(*columns, console=console, speed_estimate_period=600, disable=quiet_bar) as bar:
         task = bar.add_task("cells", total=len(missing), words="")
-        for outcome in executor.imap_unordered(runner, groups_of(missing)):
-            cell = outcome.item.first
-            words = f"{cell.method} {cell.weights} fold {cell.fold} seed {cell.seed}"
-            bar.update(task, advance=len(outcome.item.cells), words=words)
+        for outcome in executor.imap_unordered(runner, groups):
+            cells = outcome.item.cells
+            bar.update(task, advance=len(cells), words=str(cells[0][0]))
             if outcome.failure is not None:
-                failed += 1
-                _say(console, f"{words}: {outcome.failure}")
-            elif quiet_bar:
-                done = bar.tasks[0]
-                left = "" if done.time_remaining is None else f", {done.time_remaining:.0f} s left"
-                counts = f"{done.completed:.0f} of {len(missing)} cells"
-                _say(console, f"{counts}, {words}, {outcome.seconds:.0f} s{left}")
+                failed += [(str(cell), str(outcome.failure)) for cell, _ in cells]
+            else:
+                failed += [(str(cell), why) for cell, why in outcome.result or ()]
+            state = bar.tasks[0]
+            elapsed = state.elapsed or 0.0
+            if quiet_bar and (elapsed - shown > 10 or state.completed == len(missing)):
+                shown = elapsed
+                left = elapsed / state.completed * (len(missing) - state.completed)
+                counts = f"{state.completed:.0f} of {len(missing)} cells"
+                _say(console, f"{counts}, {elapsed:.0f} s, about {left:.0f} s left; {cells[0][0]}")
     executor.close()
-    if failed == len(groups_of(missing)):
-        raise ValueError(f"{runner.suite.name}: nothing could be computed; see above.")
     return failed
 
 

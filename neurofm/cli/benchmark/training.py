@@ -38,7 +38,13 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
 
-def fit(task: Task, trainer: Mapping[str, Any], data: BrainData | Iterable[Any]) -> dict[str, Any]:
+def fit(
+    task: Task,
+    trainer: Mapping[str, Any],
+    data: BrainData | Iterable[Any],
+    *,
+    callback: lightning.Callback | None = None,
+) -> dict[str, Any]:
     """Train a task without logs and checkpoints.
 
     Returns:
@@ -54,6 +60,7 @@ def fit(task: Task, trainer: Mapping[str, Any], data: BrainData | Iterable[Any])
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
+        callbacks=callback,
     )
     if isinstance(data, BrainData):
         made.fit(task, datamodule=data)
