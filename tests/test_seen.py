@@ -189,8 +189,8 @@ def test_a_finetuned_checkpoint_is_not_tested_on_what_it_was_tuned_on(small, tmp
 
 
 def test_a_frozen_model_has_not_seen_what_its_readout_was_trained_on(small, tmp_path):
-    from neurofm.tasks import Decode
+    from neurofm.tasks import Decode, Probe
 
-    task = Decode(small.model(), n_outputs=2, freeze=True)
+    task = Decode(small.model(), n_outputs=2, adapt=Probe())
     runner(tmp_path).fit(task, datamodule=small.data(**LABELS, validate=["2"], test=["3"]))
     assert len(Seen.of(task.model)) == 0 and len(Seen.of(task)) == 2

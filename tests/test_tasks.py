@@ -15,7 +15,7 @@ from torch import nn
 
 from neurofm.batch import Batch
 from neurofm.readouts import LatentMLP
-from neurofm.tasks import Decode, Pretrain, Task, TokenCache, TrainTokenizer
+from neurofm.tasks import Decode, Pretrain, Probe, Task, TokenCache, TrainTokenizer
 from neurofm.tasks.tokenizer import some_channels
 
 pytestmark = [
@@ -222,7 +222,7 @@ def test_classes_and_labels_must_agree(small, model, tmp_path):
 
 
 def test_a_probe_trains_its_readout_alone(small, model, tmp_path):
-    task = Decode(model, n_outputs=2, freeze=True)
+    task = Decode(model, n_outputs=2, adapt=Probe())
     before, readout = state(model), state(task.readout)
     modes = []
 

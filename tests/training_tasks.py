@@ -18,7 +18,7 @@ from neurofm.objectives import (
     MaskedSignal,
     NextCodes,
 )
-from neurofm.tasks import Decode, Pretrain, Task, TrainTokenizer
+from neurofm.tasks import Decode, Pretrain, Probe, Task, TrainTokenizer
 from neurofm.tokenizers import (
     BrainTokenizer,
     DuInEncoder,
@@ -236,7 +236,7 @@ def equality_task(name: str, folder: Path) -> tuple[Task, BrainData]:
     if name == "batch norm":
         return Decode(mirepnet(), n_outputs=2, **fast), make_data(folder, **LABELLED)
     model = brain_omni(0.0, folder)
-    task = Decode(model, n_outputs=2, freeze=name == "probe", **fast)
+    task = Decode(model, n_outputs=2, adapt=Probe() if name == "probe" else None, **fast)
     return task, make_data(folder, **LABELLED)
 
 

@@ -25,6 +25,7 @@ from torch import nn
 from neurofm import cards
 from neurofm.batch import BrainModel, Tokenizer
 from neurofm.contract import Contract
+from neurofm.io.adapters import BASE, plain_state
 from neurofm.io.expectations import built_for, contract_of, expect
 from neurofm.io.model_card import (
     about,
@@ -66,13 +67,20 @@ def save_model(model: nn.Module, path: str | Path, **fields: Any) -> Path:
         The path.
 
     Raises:
-        ValueError: Another ending, or `expects` that are unknown or contradict the network.
+        ValueError: Another ending, adapters in the model, or `expects` that are unknown or
+            contradict the network.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"save_model: {path} must end in .safetensors.")
     seen = Seen.of(model)
     tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    if any(f".{BASE}." in key for key in tensors):
+        raise ValueError(
+            f"save_model: this {type(model).__name__} has adapters. Save "
+            "neurofm.tasks.plain_model(task), which has them in its weights, or the adapters alone "
+            "with neurofm.tasks.save_adapters."
+        )
     card = {**getattr(model, "card", {}), **fields}
     said = Contract.of(about(card).get("expects") or {}, where="save_model")
     said.joined(built_for(model), where="save_model: `expects` and the model's arguments")
@@ -318,6 +326,10 @@ def _load_lightning(path: Path, trusted: tuple[str, ...]) -> nn.Module:
         for key, value in check_tensors(checkpoint["state_dict"], where=str(path)).items()
         if key.startswith(prefix)
     }
+    try:
+        state = plain_state(state, checkpoint.get("adapted"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     load_state(model, state, where=str(path))
     card = checkpoint.get("card")
     if isinstance(card, dict):

@@ -1,5 +1,23 @@
 """LightningModules: a model plus a reason to train it."""
 
+from neurofm.tasks.adaptations import (
+    IA3,
+    Adaptation,
+    DoRA,
+    Full,
+    LayerwiseDecay,
+    LoRA,
+    Modes,
+    Partial,
+    Probe,
+    TwoStage,
+    fraction_on,
+    overlap,
+    plain_model,
+    trained_parameters,
+    units,
+)
+from neurofm.tasks.adaptations.adapter_files import load_adapters, save_adapters
 from neurofm.tasks.base import Task
 from neurofm.tasks.decode import Decode
 from neurofm.tasks.decode_views import DecodeViews
@@ -9,12 +27,29 @@ from neurofm.tasks.token_cache import TokenCache
 from neurofm.tasks.tokenizer import TrainTokenizer
 
 __all__ = [
+    "Adaptation",
     "Decode",
     "DecodeViews",
+    "DoRA",
     "Federated",
+    "Full",
+    "IA3",
+    "LayerwiseDecay",
+    "LoRA",
+    "Modes",
+    "Partial",
     "Pretrain",
+    "Probe",
     "Task",
     "TokenCache",
     "TrainTokenizer",
+    "TwoStage",
     "federated_mean",
+    "fraction_on",
+    "load_adapters",
+    "overlap",
+    "plain_model",
+    "save_adapters",
+    "trained_parameters",
+    "units",
 ]

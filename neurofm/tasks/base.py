@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from neurofm.tasks.guard import Guard, not_finite, some, windows_of
 from neurofm.tasks.idle import idle_parameters
 
 log = logging.getLogger(__name__)
+Rate = tuple[nn.Module | Sequence[nn.Parameter], float]
+Curve = Callable[[int], float]
 
 
 class Task(lightning.LightningModule):
@@ -86,9 +88,9 @@ class Task(lightning.LightningModule):
                     stacklevel=2,
                 )
             if place()[1] > 1:
-                self._rest()
+                self.rest()
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
         """Freeze for this run what the task does not train, see `idle_parameters`."""
         source = self.trainer.datamodule if hasattr(self.trainer, "datamodule") else None
         if source is None:
@@ -245,23 +247,28 @@ class Task(lightning.LightningModule):
                 sync_dist=stage != "train",
             )
 
-    def rates(self) -> list[tuple[nn.Module, float]]:
-        """Modules and the factor on their learning rate; by default everything at 1."""
+    def rates(self) -> list[Rate]:
+        """What learns, and the factor on its learning rate; by default everything at 1."""
         return [(self, 1.0)]
+
+    def curves(self, cosine: Callable[[int, int], float], total: int) -> list[Curve]:
+        """Factor at each step, for each of `rates`; `cosine(step, steps)` is that of one run."""
+        return [lambda step: cosine(step, total)] * len(self.rates())
 
     def _groups(self) -> Iterator[dict[str, Any]]:
         seen: set[int] = set()
         idle = {id(p) for p in self._idle}  # in the optimizer all the same, as in one process
-        for module, factor in self.rates():
-            skip = {id(p) for m in module.modules() for p in getattr(m, "no_decay", list)()}
-            asked = [p for p in module.parameters() if p.requires_grad or id(p) in idle]
-            fresh = [p for p in asked if id(p) not in seen]
+        skip = {id(p) for m in self.modules() for p in getattr(m, "no_decay", list)()}
+        for number, (part, factor) in enumerate(self.rates()):
+            every = part.parameters() if isinstance(part, nn.Module) else part
+            fresh = [p for p in every if (p.requires_grad or id(p) in idle) and id(p) not in seen]
             seen |= {id(p) for p in fresh}
             for decays in (True, False):
                 chosen = [p for p in fresh if (p.ndim > 1 and id(p) not in skip) == decays]
                 if chosen:
                     decay = self.weight_decay if decays else 0.0
-                    yield {"params": chosen, "lr": self.lr * factor, "weight_decay": decay}
+                    rate = {"lr": self.lr * factor, "weight_decay": decay, "rate": number}
+                    yield {"params": chosen, **rate}
 
     def configure_optimizers(self) -> Any:
         """AdamW with warm-up and cosine decay over the whole run."""
@@ -270,8 +277,9 @@ class Task(lightning.LightningModule):
         fused = self.device.type in ("cpu", "cuda") and not (
             mixed and self.trainer.gradient_clip_val
         )
+        groups = list(self._groups())
         optimizer = torch.optim.AdamW(
-            list(self._groups()), lr=self.lr, betas=self.betas, eps=self.eps, fused=fused
+            groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused
         )
         steps = self.trainer.estimated_stepping_batches
         if math.isinf(steps):
@@ -279,16 +287,17 @@ class Task(lightning.LightningModule):
                 f"{type(self).__name__}: the learning rate follows the length of the run, and this "
                 "one has no end. Set trainer.max_epochs or trainer.max_steps."
             )
-        total = max(int(steps), 1)
-        warmup = max(int(self.warmup * total), 1)
 
-        def factor(step: int) -> float:
+        def cosine(step: int, total: int) -> float:
+            warmup = max(int(self.warmup * total), 1)
             if step < warmup:
                 return 0.1 + 0.9 * step / warmup
             done = min((step - warmup) / max(total - warmup, 1), 1.0)
             return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        curves = self.curves(cosine, max(int(steps), 1))
+        factors = [curves[group["rate"]] for group in groups]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},

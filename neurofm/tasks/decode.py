@@ -1,12 +1,13 @@
 """Decode: predict labels of windows from a brain model.
 
-With `freeze` only the readout is trained (a linear probe); without, the model is fine-tuned, or
-trained from scratch if its weights are fresh.
+The model is fine-tuned, or trained from scratch if its weights are fresh; `adapt` says what of it
+learns (`neurofm.tasks.adaptations`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -18,9 +19,13 @@ from neurofm.cards import configured
 from neurofm.metrics import balanced_accuracy
 from neurofm.nn.processes import gather, place
 from neurofm.readouts import PooledLinear
-from neurofm.tasks.base import Task
+from neurofm.tasks.adaptations.base import Adaptation, Full, trained_parameters
+from neurofm.tasks.adaptations.merging import adapted
+from neurofm.tasks.base import Curve, Rate, Task
 from neurofm.tasks.stored_tokens import OwnTokens
 from neurofm.tasks.token_cache import TokenCache, has_frozen_tokenizer
+
+log = logging.getLogger(__name__)
 
 
 @configured
@@ -31,9 +36,10 @@ class Decode(Task):
         model: Pretrained or fresh.
         n_outputs: Classes; must agree with the data's labels.
         readout: From embedding to logits; a linear map of the pooled embedding if not given.
-        freeze: Train the readout alone.
-        lr: Of the readout.
-        backbone_lr: Of the model, as a fraction of `lr`.
+        adapt: What of the model learns: all (`Full`) if not given; see
+            `neurofm.tasks.adaptations`.
+        lr: Of the readout, and of adapters.
+        backbone_lr: Of the model's own weights, as a fraction of `lr`.
         label_smoothing: Of the cross-entropy.
         class_weights: Weight of each class in the training loss; all 1 if not given.
         focusing: Windows that are decoded already count less in the training loss, by this power of
@@ -54,7 +60,7 @@ class Decode(Task):
         *,
         n_outputs: int,
         readout: Readout | None = None,
-        freeze: bool = False,
+        adapt: Adaptation | None = None,
         lr: float = 3e-4,
         backbone_lr: float = 0.1,
         label_smoothing: float = 0.1,
@@ -73,7 +79,7 @@ class Decode(Task):
         if made != n_outputs:
             raise ValueError(f"Decode: the readout has {made} outputs, n_outputs is {n_outputs}.")
         self.n_outputs = n_outputs
-        self.freeze_model = freeze
+        self.adapt = Full() if adapt is None else adapt
         self.backbone_lr = backbone_lr
         self.label_smoothing = label_smoothing
         if focusing < 0:
@@ -86,8 +92,7 @@ class Decode(Task):
             )
         self.class_weights, self.focusing = weights, focusing
         self.allow_overlap = allow_overlap
-        if freeze:
-            self.model.requires_grad_(False)
+        self.adapt.prepare(self.model)
         cached = cache_tokens and has_frozen_tokenizer(self.model)
         self._cache = TokenCache(cast(Any, model).tokenize) if cached else None
         self._own = OwnTokens(self.model)
@@ -100,6 +105,14 @@ class Decode(Task):
         if self._cache is not None:
             self._cache.clear()
         data = getattr(self.trainer, "datamodule", None)
+        if stage == "fit":
+            if self.adapt.injects and not self._idle:
+                self.rest()
+            count, whole = trained_parameters(self)
+            how = type(self.adapt).__name__
+            log.info(
+                "%s: %d of %d parameters learn (%.2f %%)", how, count, whole, 100 * count / whole
+            )
         given = getattr(data, "n_outputs", self.n_outputs)
         if given != self.n_outputs:
             raise ValueError(
@@ -120,15 +133,50 @@ class Decode(Task):
         self._overlap = sum(leak.count for leak in leaks)
 
     def train(self, mode: bool = True) -> Decode:
-        """Training mode, but for a frozen model (dropout and running statistics stay off)."""
+        """Training mode, but for what rests (dropout and running statistics stay off)."""
         super().train(mode)
-        if self.freeze_model:
-            self.model.eval()
+        if mode:
+            self.adapt.settle(self.model)
         return self
 
-    def rates(self) -> list[tuple[nn.Module, float]]:
-        """The readout at full rate, the model slower."""
-        return [(self.readout, 1.0), (self.model, self.backbone_lr)]
+    def rates(self) -> list[Rate]:
+        """The readout and adapters at full rate, the model's own weights slower."""
+        own = 1.0 if self.adapt.injects else self.backbone_lr
+        parts = self.adapt.rates(self.model)
+        return [(self.readout, 1.0), *((part, own * factor) for part, factor in parts)]
+
+    def curves(self, cosine: Callable[[int, int], float], total: int) -> list[Curve]:
+        """As every task's, or the adaptation's own."""
+        usual = super().curves(cosine, total)
+        own = [self.adapt.curve(self, cosine, readout=not i) for i in range(len(usual))]
+        return [mine or other for mine, other in zip(own, usual, strict=True)]
+
+    def on_train_start(self) -> None:
+        """Remember the training side, and begin."""
+        resumed = bool(self._resume)
+        super().on_train_start()
+        if not resumed:
+            self.adapt.start(self)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """What learns in this step."""
+        self.adapt.before_step(self)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """What of the gradients is used."""
+        self.adapt.before_update(self)
+
+    def teardown(self, stage: str) -> None:
+        """Thaw what only this run left alone."""
+        self.adapt.end(self)
+        super().teardown(stage)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Besides what every task keeps: the weights with adapters merged, to load the model by."""
+        super().on_save_checkpoint(checkpoint)
+        found = adapted(self.model)
+        if found is not None:
+            checkpoint["adapted"] = found
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits, batch x class, of the batch as it is: nothing is taken from the cache."""
@@ -160,7 +208,9 @@ class Decode(Task):
         if self.focusing:
             right = logits.softmax(1).gather(1, y.unsqueeze(1)).squeeze(1)
             weight = weight * (1 - right) ** self.focusing
-        return (weight * each).mean()
+        loss = (weight * each).mean()
+        penalty = self.adapt.penalty(self.model)
+        return loss if penalty is None else loss + penalty
 
     def _balanced(self, stage: str) -> None:
         scored, self._scored = torch.cat(self._scored), []

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from neurofm.batch import Batch
@@ -29,7 +29,7 @@ from neurofm.cards import configured
 from neurofm.metrics import balanced_accuracy
 from neurofm.models.fleeg import FLEEGClients
 from neurofm.nn.processes import place
-from neurofm.tasks.base import Task
+from neurofm.tasks.base import Rate, Task
 from neurofm.tasks.guard import not_finite, some
 
 log = logging.getLogger(__name__)
@@ -169,7 +169,7 @@ class Federated(Task):
 
     # Training
 
-    def rates(self) -> list[tuple[nn.Module, float]]:
+    def rates(self) -> list[Rate]:
         """Each client at its own rate."""
         return [(self.model[name], self.client_lr.get(name, 1.0)) for name in self.model.names]
 
