@@ -35,6 +35,49 @@ class PooledLinear(nn.Module):
         return self.linear(self.dropout(embedding.pooled()))
 
 
+@configured
+class FlatLinear(nn.Module):
+    """One linear map of all tokens in a row, so that each place of the window has its own weights.
+
+    For embeddings with the same tokens for every window, such as those over `TrialPatches`.
+
+    Args:
+        dim: Features of a token.
+        n_tokens: Of a window.
+        dropout: Before the map, in training mode.
+
+    Source: the flattened head of PatchTST and of arXiv 2601.00573; the default is its size for 26
+    channels of 8 patches.
+    """
+
+    def __init__(
+        self, dim: int, n_outputs: int, *, n_tokens: int = 208, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.n_outputs = n_outputs
+        self.n_tokens = n_tokens
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(n_tokens * dim, n_outputs)
+
+    def features(self, embedding: Embedding) -> Float[Tensor, "batch feature"]:
+        """All tokens in a row.
+
+        Raises:
+            ValueError: Another number of tokens than `n_tokens`.
+        """
+        found = embedding.tokens.shape[1]
+        if found != self.n_tokens:
+            raise ValueError(
+                f"FlatLinear: windows of {found} tokens, n_tokens is {self.n_tokens}. Set "
+                f"`n_tokens: {found}` in the readout."
+            )
+        return embedding.tokens.flatten(1)
+
+    def forward(self, embedding: Embedding) -> Tensor:
+        """batch output"""
+        return self.linear(self.dropout(self.features(embedding)))
+
+
 @callable_from_cards
 def class_head(model: BrainModel, n_outputs: int, *, dropout: float = 0.0) -> PooledLinear:
     """The head that a model was pretrained with, as a readout to fine-tune; or a fresh one.

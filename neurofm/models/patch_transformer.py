@@ -13,7 +13,7 @@ Axes: batch token dim; token = row x steps + step, row = channel or latent sourc
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from neurofm.nn.transformer import RMSNorm
 from neurofm.shapes import Bool, Float
 from neurofm.tokenizers.patch import PatchTokenizer
 
-Pretraining = Literal["signal", "codes", "next", "views"]
+Pretraining = Literal["signal", "codes", "next", "views", "none"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,16 @@ class PatchTransformer(nn.Module):
         dim: Features of a token inside the transformer.
         depth: Blocks.
         heads: Of each block; even for "criss_cross".
+        feedforward: Width inside a block's feed-forward; four times `dim` if not given.
         attention: "full" between all tokens, or "criss_cross": half of the heads along a channel's
             steps, half over the channels of a step; memory then grows linearly with channels.
         dropout: After attention and feed-forward, in training mode.
         pretraining: What the head predicts: "signal" (masked reconstruction), "codes" (masked
             codes), "next" (next code: every token sees the present of all channels and the past),
-            "views" (contrastive). "signal" if not given for a continuous tokenizer, else "codes".
+            "views" (contrastive), or "none" for a model without a head. "signal" if not given for a
+            continuous tokenizer, else "codes".
+        positions: "sensors": where a token's channel is and when, in seconds, known to the model.
+            "tokens": only what the tokenizer put into them, as `TrialPatches` does.
         mask_ratio: Share of tokens hidden in masked pretraining.
         mask_scheme: "random" tokens, blocks in "time" or in "space", or either ("blocks").
         mask_block: Steps of a block in time.
@@ -78,9 +82,11 @@ class PatchTransformer(nn.Module):
         dim: int = 200,
         depth: int = 12,
         heads: int = 10,
+        feedforward: int | None = None,
         attention: Literal["full", "criss_cross"] = "full",
         dropout: float = 0.0,
         pretraining: Pretraining | None = None,
+        positions: Literal["sensors", "tokens"] = "sensors",
         mask_ratio: float = 0.5,
         mask_scheme: Scheme = "random",
         mask_block: int = 2,
@@ -88,7 +94,7 @@ class PatchTransformer(nn.Module):
         super().__init__()
         continuous = tokenizer.n_codes == 0
         self.pretraining: Pretraining = pretraining or ("signal" if continuous else "codes")
-        _check(dim, heads, attention, self.pretraining, mask_ratio, mask_scheme)
+        _check(dim, heads, attention, self.pretraining, mask_ratio, mask_scheme, positions)
         if continuous and self.pretraining in ("codes", "next"):
             raise ValueError(
                 f"PatchTransformer: pretraining {self.pretraining!r} needs codes, which "
@@ -102,9 +108,12 @@ class PatchTransformer(nn.Module):
         same = continuous and tokenizer.dim == dim
         self.projection = nn.Identity() if same else nn.Linear(tokenizer.dim, dim)
         self.n_sources = int(getattr(tokenizer, "n_sources", 0))
-        self.place = nn.Embedding(self.n_sources, dim) if self.n_sources else Place(dim)
+        self.place: nn.Module | None = None
+        if positions == "sensors":
+            self.place = nn.Embedding(self.n_sources, dim) if self.n_sources else Place(dim)
         self.blocks = nn.ModuleList(
-            Block(dim, heads, attention=attention, dropout=dropout) for _ in range(depth)
+            Block(dim, heads, feedforward=feedforward, attention=attention, dropout=dropout)
+            for _ in range(depth)
         )
         self.norm = RMSNorm(dim)
         if self.pretraining in ("signal", "codes"):
@@ -127,7 +136,9 @@ class PatchTransformer(nn.Module):
             if isinstance(tokenizer, PatchTokenizer):
                 n_out = tokenizer.n_samples + tokenizer.n_bins
         self.head: nn.Module = nn.Linear(dim, n_out)
-        if self.pretraining == "views":
+        if self.pretraining == "none":
+            self.head = nn.Identity()
+        elif self.pretraining == "views":
             self.head = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 64))
         self._start()
         self.tokenizer = cast(nn.Module, tokenizer)
@@ -235,7 +246,7 @@ class PatchTransformer(nn.Module):
             tokens.time,
             tokens.mask,
             rows=rows,
-            pairs=self.dim // self.heads // 2,
+            pairs=0 if self.place is None else self.dim // self.heads // 2,
             attention=self.attention,
             causal=self.pretraining == "next",
         )
@@ -243,7 +254,9 @@ class PatchTransformer(nn.Module):
             x = block(x, at)
         return self.norm(x)
 
-    def _places(self, tokens: Tokens, batch: Batch) -> Float[Tensor, "batch token dim"]:
+    def _places(self, tokens: Tokens, batch: Batch) -> Tensor | float:
+        if self.place is None:
+            return 0.0
         known = (tokens.channel >= 0).unsqueeze(-1)
         channel = tokens.channel.clamp(min=0)
         if self.n_sources:
@@ -356,11 +369,18 @@ def _codes(tokens: Tokens) -> Tensor:
 
 
 def _check(
-    dim: int, heads: int, attention: str, pretraining: str, ratio: float, scheme: str
+    dim: int,
+    heads: int,
+    attention: str,
+    pretraining: str,
+    ratio: float,
+    scheme: str,
+    positions: str,
 ) -> None:
     for name, value, allowed in (
         ("attention", attention, ("full", "criss_cross")),
-        ("pretraining", pretraining, ("signal", "codes", "next", "views")),
+        ("pretraining", pretraining, get_args(Pretraining)),
+        ("positions", positions, ("sensors", "tokens")),
         ("mask_scheme", scheme, ("random", "time", "space", "blocks")),
     ):
         if value not in allowed:

@@ -67,13 +67,14 @@ class Layout:
 
     Args:
         rows: Channels or sources of the grid; 1 if its tokens are of all channels.
-        turn: Unit complex number of each token and pair of features, for rotary positions.
+        turn: Unit complex number of each token and pair of features, for rotary positions; None
+            without them.
         over: Where a query may look, for each kind of attention; None = everywhere.
         causal: Steps along a row see themselves and the past; only where `over` is None.
     """
 
     rows: int
-    turn: Tensor
+    turn: Tensor | None
     over: dict[str, Tensor | None]
     causal: bool
 
@@ -94,7 +95,11 @@ def layout(
     attention: Literal["full", "criss_cross"],
     causal: bool,
 ) -> Layout:
-    """What the blocks need to know of a batch's tokens."""
+    """What the blocks need to know of a batch's tokens.
+
+    Args:
+        pairs: Features of a head that turn with time, in pairs; 0 for no rotation.
+    """
     whole = bool(mask.all())  # without a mask the fastest kernels apply
     over: dict[str, Tensor | None] = {"full": None, "row": None, "step": None}
     if attention == "full":
@@ -111,7 +116,7 @@ def layout(
             along = along & torch.ones(n, n, dtype=torch.bool, device=mask.device).tril()
         over["row"] = _alive(along).flatten(0, 1).unsqueeze(1)
         over["step"] = _alive(grid.transpose(1, 2).unsqueeze(2)).flatten(0, 1).unsqueeze(1)
-    return Layout(rows, turns(time, pairs), over, causal)
+    return Layout(rows, turns(time, pairs) if pairs else None, over, causal)
 
 
 def _alive(seen: Bool[Tensor, "*other key"]) -> Bool[Tensor, "*other key"]:
@@ -120,7 +125,11 @@ def _alive(seen: Bool[Tensor, "*other key"]) -> Bool[Tensor, "*other key"]:
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block, query, key and value in one product, without biases."""
+    """Pre-norm transformer block, query, key and value in one product, without biases.
+
+    Args:
+        feedforward: Width between its two layers; four times `dim` if not given.
+    """
 
     def __init__(
         self,
@@ -128,16 +137,18 @@ class Block(nn.Module):
         heads: int,
         *,
         attention: Literal["full", "criss_cross"],
+        feedforward: int | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        wide = feedforward or 4 * dim
         self.heads, self.attention, self.dropout = heads, attention, dropout
         self.attention_norm = RMSNorm(dim)
         self.query_key_value = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.feedforward_norm = RMSNorm(dim)
-        self.widen = nn.Linear(dim, 4 * dim, bias=False)
-        self.narrow = nn.Linear(4 * dim, dim, bias=False)
+        self.widen = nn.Linear(dim, wide, bias=False)
+        self.narrow = nn.Linear(wide, dim, bias=False)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None, causal: bool) -> Tensor:
         dropout = self.dropout if self.training else 0.0
@@ -150,7 +161,7 @@ class Block(nn.Module):
         """Same shape."""
         qkv = self.query_key_value(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
         qkv = qkv.permute(2, 0, 3, 1, 4)  # part batch head token feature
-        (q, k), v = _turned(qkv[:2], at.turn), qkv[2]
+        (q, k), v = (qkv[:2] if at.turn is None else _turned(qkv[:2], at.turn)), qkv[2]
         if self.attention == "full":
             y = self._attend(q, k, v, at.over["full"], False)
         else:

@@ -11,6 +11,7 @@ from neurofm.tokenizers.patch import PatchTokenizer
 from neurofm.tokenizers.quantile import QuantileTokenizer
 from neurofm.tokenizers.spectral import SpectralTokenizer
 from neurofm.tokenizers.tfm import TFMTokenizer
+from neurofm.tokenizers.trial_patches import TrialPatches
 
 __all__ = [
     "BrainTokenizer",
@@ -23,5 +24,6 @@ __all__ = [
     "QuantileTokenizer",
     "SpectralTokenizer",
     "TFMTokenizer",
+    "TrialPatches",
     "read_vocabulary",
 ]
