@@ -23,6 +23,10 @@ EXTRAS = {
     "h5py": "spikes",
     "moabb": "fetch",
     "openneuro": "fetch",
+    "mne_lsl": "stream",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
 }
 
 

@@ -22,7 +22,7 @@ LEVELS: dict[str, float] = {
     **dict.fromkeys(("models", "readouts"), 4),
     **dict.fromkeys(("objectives", "interpret", "stimuli"), 5),
     "tasks": 6,
-    **dict.fromkeys(("evaluate", "report"), 7),
+    **dict.fromkeys(("evaluate", "report", "live"), 7),
     "cli": 8,
 }
 NEVER = {
@@ -35,6 +35,9 @@ ONLY = {
     "mne_bids": ("io",),
     "nibabel": ("io",),
     "braindecode": ("models.braindecode", "evaluate"),
+    "mne_lsl": ("live",),
+    "onnx": ("live",),
+    "onnxruntime": ("live",),
 }
 # Modules that look at recordings: neither torch nor lightning may be imported on the way.
 LIGHT = ("types", "units", "cards", "compat", "io.corpus", "io.readers", "io.meeg")
@@ -150,3 +153,8 @@ def test_what_looks_at_recordings_imports_no_deep_learning():
     present = [name for name in LIGHT if (PACKAGE / (name.replace(".", "/") + ".py")).exists()]
     loaded = imported_by("import " + ", ".join(f"neurofm.{name}" for name in present))
     assert not {"torch", "lightning", "braindecode"} & loaded
+
+
+def test_a_running_decoder_needs_no_lightning():
+    loaded = imported_by("import neurofm.live, neurofm.cli.stream, neurofm.cli.export")
+    assert not {"lightning", "matplotlib", "mne_lsl", "onnx"} & loaded

@@ -140,6 +140,18 @@ COMMANDS: dict[str, Command] = {
         "predictions of a checkpoint",
         "neurofm predict --config probe_simulated --ckpt_path runs/last.ckpt",
     ),
+    "stream": Command(
+        "neurofm.cli.stream",
+        _TRAIN,
+        "apply a fine-tuned run to a running stream; latencies, agreement with offline",
+        "neurofm stream runs/live_dbconformer_eegmmidb --source lsl",
+    ),
+    "export": Command(
+        "neurofm.cli.export",
+        _TRAIN,
+        "a fine-tuned run as TorchScript or ONNX, compared with itself",
+        "neurofm export runs/live_dbconformer_eegmmidb --format onnx",
+    ),
     "benchmark": Command(
         "neurofm.cli.benchmark",
         _TRAIN,

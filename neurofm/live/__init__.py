@@ -1,0 +1,29 @@
+"""Decoders on running streams: causal processing, sources, sessions, and exported models."""
+
+from neurofm.live.agreement import Agreement as Agreement
+from neurofm.live.agreement import Score as Score
+from neurofm.live.agreement import at_events as at_events
+from neurofm.live.agreement import compare as compare
+from neurofm.live.agreement import score as score
+from neurofm.live.decoder import Facts as Facts
+from neurofm.live.decoder import LiveDecoder as LiveDecoder
+from neurofm.live.decoder import RunDecoder as RunDecoder
+from neurofm.live.decoder import load_decoder as load_decoder
+from neurofm.live.export import FORMATS as FORMATS
+from neurofm.live.export import export_decoder as export_decoder
+from neurofm.live.exported import Exported as Exported
+from neurofm.live.exported import load_exported as load_exported
+from neurofm.live.outputs import LslOutlet as LslOutlet
+from neurofm.live.outputs import PredictionTable as PredictionTable
+from neurofm.live.processing import Processing as Processing
+from neurofm.live.processing import causal_form as causal_form
+from neurofm.live.samples import Faults as Faults
+from neurofm.live.samples import Piece as Piece
+from neurofm.live.samples import Regular as Regular
+from neurofm.live.session import Outcome as Outcome
+from neurofm.live.session import Prediction as Prediction
+from neurofm.live.session import Session as Session
+from neurofm.live.sources import FileSource as FileSource
+from neurofm.live.sources import LslSource as LslSource
+from neurofm.live.sources import Source as Source
+from neurofm.live.sources import example_head as example_head

@@ -1,0 +1,231 @@
+"""Write a decoder as one file that needs nothing of neurofm to run.
+
+The geometry of the sensors becomes constant, so that the input is a plain tensor. Every file is
+compared with the decoder before it gets its name.
+
+Axes: batch channel time.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neurofm.batch import Batch
+from neurofm.compat import optional
+from neurofm.io.model_card import version
+from neurofm.live.decoder import RunDecoder
+from neurofm.live.exported import HEADER, SUFFIXES, load_exported
+from neurofm.live.plain_operations import Decisions, PlainOperations
+from neurofm.live.processing import Processing
+from neurofm.live.windows import batch_of
+from neurofm.shapes import Float
+from neurofm.types import Signal
+
+Format = Literal["torchscript", "onnx", "torch"]
+FORMATS = tuple(SUFFIXES)
+_OPSET = 18
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Args:
+        difference: Largest difference of a probability from the decoder's.
+        any_batch: Takes any number of windows at once.
+    """
+
+    path: Path
+    difference: float
+    any_batch: bool
+
+
+class FixedInput(nn.Module):
+    """A decoder whose sensors are constants."""
+
+    def __init__(self, decoder: RunDecoder, example: Batch) -> None:
+        super().__init__()
+        self.decoder = copy.deepcopy(decoder)
+        for module in self.decoder.modules():
+            module._forward_pre_hooks.clear()  # batches are compared with contracts there
+        self.example = example
+        self.answers: list[Any] | None = None
+        for name in ("channel_mask", "kind", "position", "orientation", "has_position"):
+            self.register_buffer(name, getattr(example, name)[:1].clone())
+        for name in ("onset", "subject", "recording"):
+            self.register_buffer(name, getattr(example, name)[:1].clone())
+
+    def _batch(self, x: Tensor) -> Batch:
+        n = x.shape[0]
+        found = {
+            name: value.expand(n, *value.shape[1:])
+            for name, value in self.named_buffers(recurse=False)
+        }
+        example = self.example
+        return Batch(
+            x=x,
+            sfreq=example.sfreq,
+            unit=example.unit,
+            names=example.names,
+            band=example.band,
+            **cast(Any, found),
+        )
+
+    def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch class"]:
+        """Probabilities."""
+        if self.answers is None:
+            with PlainOperations():
+                return self.decoder(self._batch(x))
+        with Decisions(self.answers, replay=True), PlainOperations():
+            return self.decoder(self._batch(x))
+
+    def decide(self, x: Tensor) -> None:
+        """Make the decisions that depend on data, for good."""
+        answers: list[Any] = []
+        with Decisions(answers, replay=False), PlainOperations(), torch.no_grad():
+            self.decoder(self._batch(x))
+        self.answers = answers
+
+
+def export_decoder(
+    decoder: RunDecoder,
+    path: Path | str,
+    *,
+    format: Format,
+    head: Signal,
+    tolerance: float = 1e-4,
+) -> Export:
+    """Write a decoder, all or nothing.
+
+    Args:
+        path: Ends in `.pt` (torchscript), `.pt2` (torch) or `.onnx`.
+        head: A recording like those it will see: channels and rate.
+        tolerance: Largest difference of a probability from the decoder's own.
+
+    Raises:
+        ValueError: The model cannot be written in this format, or the file differs from it.
+        ImportError: ONNX without the extra `export`.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIXES[format]:
+        raise ValueError(f"{path}: a {format} file ends in {SUFFIXES[format]}.")
+    if format == "onnx":
+        optional("onnx")
+        optional("onnxruntime")
+    processing = Processing(decoder.facts.steps(), head, decoder.facts.channels)
+    n = round(decoder.facts.window_s * processing.sfreq)
+    noise = np.random.default_rng(0).standard_normal((4, len(processing.head.sensors), n))
+    x = (noise * decoder.facts.amplitude).astype(np.float32)
+    example = batch_of(
+        x,
+        processing.head.sensors,
+        sfreq=processing.sfreq,
+        unit=processing.unit,
+        band=processing.band,
+    )
+    with torch.inference_mode():
+        expected = decoder(example).numpy()
+    fixed = FixedInput(decoder, example).eval()
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    reasons = []
+    try:
+        for any_batch in (True, False):
+            header = _header(decoder, processing, n, any_batch)
+            given = torch.from_numpy(x[: 2 if any_batch else 1])
+            try:
+                with warnings.catch_warnings(), torch.no_grad():
+                    warnings.simplefilter("ignore")
+                    _WRITE[format](fixed, given, partial, json.dumps(header), any_batch)
+                difference = float(np.abs(load_exported(partial)(x) - expected).max())
+            except Exception as error:  # exporters raise whatever they meet
+                reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+                continue
+            if difference <= tolerance:
+                partial.replace(path)
+                return Export(path, difference, any_batch)
+            reasons.append(f"its probabilities differ by up to {difference:.2g}")
+    finally:
+        for left in path.parent.glob(f"{partial.name}*"):
+            left.unlink()
+    name = type(decoder.model).__name__
+    raise ValueError(
+        f"{name} cannot be exported as {format}: {reasons[-1]} (accepted: {tolerance:g}). Try "
+        f"another of {', '.join(FORMATS)}."
+    )
+
+
+def _header(decoder: RunDecoder, processing: Processing, n: int, any_batch: bool) -> dict[str, Any]:
+    return {
+        "facts": decoder.facts.plain(),
+        "input": {
+            "channels": list(processing.head.sensors.names),
+            "sfreq": processing.sfreq,
+            "n_times": n,
+            "unit": processing.unit,
+            "band": None if processing.band is None else list(processing.band),
+            "any_batch": any_batch,
+        },
+        "output": list(decoder.facts.labels),
+        "class_path": f"{type(decoder.model).__module__}.{type(decoder.model).__qualname__}",
+        "versions": {name: version(name) for name in ("neurofm", "torch")},
+    }
+
+
+def _torchscript(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool) -> None:
+    fixed.answers = None  # a trace takes decisions as it meets them
+    traced = torch.jit.trace(fixed, (x,), check_trace=False, strict=False)  # type: ignore
+    torch.jit.save(traced, str(path), _extra_files={HEADER: header})  # type: ignore
+
+
+def _torch(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool) -> None:
+    torch.export.save(_program(fixed, x, any_batch), path, extra_files={HEADER: header})
+
+
+def _program(fixed: FixedInput, x: Tensor, any_batch: bool) -> Any:
+    fixed.decide(x)
+    shapes = {"x": {0: torch.export.Dim("batch", min=1, max=4096)}} if any_batch else None
+    return torch.export.export(fixed, (x,), dynamic_shapes=shapes, strict=False)
+
+
+def _onnx(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool) -> None:
+    onnx = optional("onnx")
+    axes = {"x": {0: "batch"}, "probability": {0: "batch"}} if any_batch else None
+    options: dict[str, Any] = {
+        "input_names": ["x"],
+        "output_names": ["probability"],
+        "opset_version": _OPSET,
+    }
+    fixed.answers = None
+    try:
+        torch.onnx.export(fixed, (x,), path, dynamic_axes=axes, dynamo=False, **options)
+    except Exception:  # operations that only the newer exporter knows
+        torch.onnx.export(
+            _program(fixed, x, any_batch),
+            None,
+            path,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            **options,
+        )
+    model = onnx.load(str(path))
+    entry = model.metadata_props.add()
+    entry.key, entry.value = HEADER, header
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+_Writer = Callable[[FixedInput, Tensor, Path, str, bool], None]
+_WRITE: dict[str, _Writer] = {"torchscript": _torchscript, "torch": _torch, "onnx": _onnx}

@@ -1,0 +1,175 @@
+"""Operations that exported graphs cannot hold, by others that they can, with the same result.
+
+Fourier transforms become products with the matrices of the transform, complex numbers pairs of real
+ones, the k-th value the k-th of all sorted. Decisions that depend on data (whether a mask is full,
+which kinds there are) are made once and kept: an exported model has fixed channels.
+
+Axes: last = time or frequency.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_DECISIONS = (Tensor.__bool__, Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__float__)
+
+
+class Pair:
+    """Complex numbers as two tensors."""
+
+    def __init__(self, real: Tensor, imag: Tensor) -> None:
+        self.real, self.imag = real, imag
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of either part."""
+        return self.real.shape
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Pair:
+        return Pair(change(self.real), change(self.imag))
+
+    def __getitem__(self, at: Any) -> Pair:
+        return self._each(lambda part: part[at])
+
+    def __setitem__(self, at: Any, value: Pair) -> None:
+        self.real[at], self.imag[at] = value.real, value.imag
+
+    def __mul__(self, other: Any) -> Pair:
+        if not isinstance(other, Pair):
+            return self._each(lambda part: part * other)
+        real = self.real * other.real - self.imag * other.imag
+        return Pair(real, self.real * other.imag + self.imag * other.real)
+
+    __rmul__ = __mul__
+
+    def __getattr__(self, name: str) -> Any:
+        # What moves axes does the same to both parts.
+        if name not in {"clone", "unsqueeze", "transpose", "flatten", "unflatten", "expand", "to"}:
+            raise AttributeError(f"Pair has no {name}: the model cannot be exported.")
+        return lambda *args, **kwargs: self._each(lambda x: getattr(x, name)(*args, **kwargs))
+
+    def abs(self) -> Tensor:
+        """Magnitude."""
+        return (self.real.square() + self.imag.square()).sqrt()
+
+    def angle(self) -> Tensor:
+        """Phase, radians."""
+        return torch.atan2(self.imag, self.real)
+
+
+def _rfft(x: Tensor, n: int | None = None, dim: int = -1, norm: str | None = None) -> Pair:
+    length = int(x.shape[dim])
+    if n not in (None, length) or dim not in (-1, x.ndim - 1):
+        raise ValueError("export: only transforms of whole last axes are replaced.")
+    angle = 2 * np.pi * np.outer(np.arange(length), np.arange(length // 2 + 1)) / length
+    scale = 1 / math.sqrt(length) if norm == "ortho" else 1.0
+    return Pair(x @ _constant(np.cos(angle) * scale), x @ _constant(-np.sin(angle) * scale))
+
+
+def _irfft(x: Pair, n: int | None = None, dim: int = -1, norm: str | None = None) -> Tensor:
+    bins = int(x.shape[-1])
+    n = 2 * (bins - 1) if n is None else int(n)
+    if dim not in (-1, x.real.ndim - 1) or norm is not None or bins < n // 2 + 1:
+        raise ValueError("export: only whole inverse transforms of last axes are replaced.")
+    k = np.arange(n // 2 + 1)
+    twice = np.where((k == 0) | (2 * k == n), 1.0, 2.0)[:, None] / n
+    angle = 2 * np.pi * np.outer(k, np.arange(n)) / n
+    x = x[..., : n // 2 + 1]
+    return x.real @ _constant(twice * np.cos(angle)) - x.imag @ _constant(twice * np.sin(angle))
+
+
+def _constant(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+    axes = [axis for axis in range(x.ndim) if axis != dim]
+    size = x.abs().pow(p).sum(axes, keepdim=True).pow(1 / p)
+    return torch.where(size > maxnorm, x * (maxnorm / (size + 1e-7)), x)
+
+
+class _KthValue:
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+
+def _kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> _KthValue:
+    return _KthValue(x.sort(dim).values.select(dim, k - 1))
+
+
+def _view_as_complex(x: Tensor) -> Pair:
+    return Pair(x[..., 0], x[..., 1])
+
+
+def _view_as_real(x: Pair) -> Tensor:
+    return torch.stack([x.real, x.imag], -1)
+
+
+def _polar(size: Tensor, angle: Tensor) -> Pair:
+    return Pair(size * angle.cos(), size * angle.sin())
+
+
+_PLAIN: dict[Any, Callable[..., Any]] = {
+    torch.fft.rfft: _rfft,
+    torch.fft.irfft: _irfft,
+    torch.renorm: _renorm,
+    Tensor.renorm: _renorm,
+    torch.kthvalue: _kthvalue,
+    Tensor.kthvalue: _kthvalue,
+    torch.view_as_complex: _view_as_complex,
+    torch.view_as_real: _view_as_real,
+    torch.polar: _polar,
+}
+
+
+class PlainOperations(TorchFunctionMode):
+    """Replaces operations while a model is run or traced."""
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """The replacement, where there is one."""
+        found = _PLAIN.get(func)
+        return (func if found is None else found)(*args, **(kwargs or {}))
+
+
+class Decisions(TorchFunctionMode):
+    """Keeps what a model reads off its tensors in one run, and answers the same in later ones.
+
+    Args:
+        answers: Of the first run, in order; filled where `replay` is False.
+    """
+
+    def __init__(self, answers: list[Any], *, replay: bool) -> None:
+        super().__init__()
+        self.answers, self.replay = answers, replay
+        self._next = 0
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """The answer of the first run, or what is computed."""
+        if func not in _DECISIONS and func not in (torch.unique, Tensor.unique):
+            return func(*args, **(kwargs or {}))
+        if not self.replay:
+            self.answers.append(func(*args, **(kwargs or {})))
+            return self.answers[-1]
+        if self._next >= len(self.answers):
+            raise ValueError("export: the model decides otherwise on another window.")
+        self._next += 1
+        return self.answers[self._next - 1]
