@@ -1,6 +1,7 @@
 """Results as tables, figures and one self-contained HTML page."""
 
 from neurofm.report.codebook import plot_explained
+from neurofm.report.people import Pairs, plot_differences, plot_people
 from neurofm.report.plots import (
     plot_band_error,
     plot_code_usage,
@@ -10,27 +11,40 @@ from neurofm.report.plots import (
     plot_scores,
     plot_spectrum,
 )
+from neurofm.report.predictions import plot_confusions, plot_reliability
+from neurofm.report.ranks import plot_critical_difference, plot_rank_table
 from neurofm.report.report import Picture, Report, Section, Table, load_report
 from neurofm.report.runs import read_run
 from neurofm.report.share_curves import ShareCurve, plot_share_curves
 from neurofm.report.similarity import plot_layer_scores, plot_rdm
 from neurofm.report.topography import plot_topographies, plot_topography
+from neurofm.report.trends import Trend, plot_cost, plot_learning_curves
 
 __all__ = [
+    "Pairs",
     "Picture",
     "Report",
     "Section",
     "ShareCurve",
     "Table",
+    "Trend",
     "load_report",
     "plot_band_error",
     "plot_code_usage",
     "plot_confusion",
+    "plot_confusions",
+    "plot_cost",
+    "plot_critical_difference",
     "plot_curves",
+    "plot_differences",
     "plot_explained",
     "plot_layer_scores",
+    "plot_learning_curves",
+    "plot_people",
+    "plot_rank_table",
     "plot_rdm",
     "plot_reconstruction",
+    "plot_reliability",
     "plot_scores",
     "plot_share_curves",
     "plot_spectrum",

@@ -92,3 +92,16 @@ def slant(axes: Axes, n: int) -> None:
     if n > 4:
         for label in axes.get_xticklabels():
             label.set(rotation=40, ha="right", rotation_mode="anchor")
+
+
+def broken(name: str, width: int = 26) -> str:
+    """A long name on two lines."""
+    if len(name) <= width:
+        return name
+    words, lines = name.split(" "), [""]
+    for word in words:
+        full = len(lines[-1]) + len(word) + 1 > width and lines[-1]
+        if full and len(lines) < 2:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return "\n".join(lines)

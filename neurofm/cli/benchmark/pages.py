@@ -1,275 +1,251 @@
-"""Table, figure and report of a suite, made of its records alone."""
+"""Table, numbers, figures and report of a suite, made of its records alone."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from neurofm.evaluate.records import Record, write_text
-from neurofm.evaluate.suite_results import (
-    Compared,
-    Line,
-    Scored,
-    against_reference,
-    pretraining_cost,
-    pretraining_gain,
-    score,
-)
-from neurofm.evaluate.suites import READINGS, WEIGHTS, Suite
-from neurofm.report import Picture, Report, ShareCurve, plot_share_curves
+import numpy as np
+
+from neurofm.cli.benchmark import figures, tables
+from neurofm.cli.benchmark.found import PERCENT, WORDS, Found, found_in
+from neurofm.evaluate.records import Record, write_bytes, write_text
+from neurofm.evaluate.scoring import RATE
+from neurofm.evaluate.suites import Suite
+from neurofm.report import Picture, Report
 
 TABLE, RESULTS, FIGURE = "table.md", "results.csv", "figure.png"
 
 
 def write_results(suite: Suite, records: Sequence[Record], out: Path) -> list[Path]:
     """Write `table.md`, `results.csv`, `figure.png` and `report.html`; their paths."""
-    scored = scored_of(suite, records)
-    gains = pretraining_gain(scored)
-    versus = against_reference(scored, suite.card["reference"])
-    write_text(out / TABLE, markdown(suite, records, scored, gains, versus))
-    write_text(out / RESULTS, comma_separated(suite, records, scored, gains, versus))
-    picture = figure(suite, scored)
-    (out / FIGURE).write_bytes(picture.png)
-    report = Report(f"neurofm benchmark {suite.name}", lead=_about(suite, scored))
-    report.add_section(
-        "Scores",
-        text=suite.card["description"],
-        figures=[picture],
-        table=_table_rows(suite, records, scored),
-    )
-    report.add_section("Pretrained minus random weights", table=_gain_rows(suite, gains))
-    report.add_section(
-        f"Minus {_title(suite, suite.card['reference'])}", table=_gain_rows(suite, versus)
-    )
-    report.add_section("What else was tried", text=str(suite.card.get("notes", "")))
-    return [out / TABLE, out / RESULTS, out / FIGURE, report.save(out)]
+    found = found_in(suite, records)
+    for name, text in documents(found).items():
+        write_text(out / name, text)
+    picture = figures.main_figure(found)
+    write_bytes(out / FIGURE, picture.png)
+    return [out / TABLE, out / RESULTS, out / FIGURE, report(found, picture).save(out)]
 
 
-def scored_of(suite: Suite, records: Sequence[Record]) -> list[Scored]:
-    """Scores in the order of the suite."""
-    chance = 1 / len(suite.card["data"]["labels"])
-    return score(records, metric=suite.card["metric"], chance=chance, order=list(suite.methods))
+def documents(found: Found) -> dict[str, str]:
+    """The committed texts by file name."""
+    return {TABLE: markdown(found), RESULTS: tables.comma_separated(found)}
 
 
-def _title(suite: Suite, method: str) -> str:
-    return str(suite.methods[method].get("title", method))
-
-
-def _about(suite: Suite, scored: Sequence[Scored]) -> str:
-    datasets = ", ".join(suite.card["data"]["datasets"])
-    people = max(item.result.n or 0 for item in scored)
-    seeds = min(item.seeds for item in scored)
+def about(found: Found) -> str:
+    """One sentence: which recordings, how many people, methods and seeds."""
+    parts = []
+    for dataset in dict.fromkeys(item.dataset for item in found.scored):
+        own = [item for item in found.scored if item.dataset == dataset]
+        people = max(item.result.n or 0 for item in own)
+        parts.append(f"{found.place((dataset, ''))} ({people} people)")
+    methods = len({item.line[0] for item in found.scored})
+    seeds = max(item.seeds for item in found.scored)
     return (
-        f"{datasets}: {people} people, trained on runs {', '.join(suite.runs['train'])}, tested on "
-        f"run {', '.join(suite.runs['test'])}; {seeds} seeds"
+        f"Recordings: {'; '.join(parts)}. {_count(methods, 'method')}, {_count(seeds, 'seed')}, "
+        f"{_count(len(found.places), 'data set and protocol', 'data sets and protocols')}."
     )
 
 
-def _percent(item: Scored) -> str:
-    r = item.result
-    interval = (
-        "" if r.low is None or r.high is None else f" [{100 * r.low:.0f}, {100 * r.high:.0f}]"
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def explained(found: Found) -> str:
+    """What the numbers in the tables are."""
+    guess = found.scored[0].result.chance
+    chance = "" if guess is None else f"; a guess scores {found.factor * guess:.3g}"
+    text = (
+        f"Numbers are means over people [95 % bootstrap interval over people] of held-out windows; "
+        f"a person's score is the mean over seeds. {WORDS[found.metric].capitalize()} is what "
+        f"methods are compared by{chance}."
     )
-    return f"{100 * r.value:.1f}{interval}"
-
-
-def _shares(scored: Sequence[Scored]) -> dict[float, str]:
-    """Share to its column name."""
-    trials = {item.share: item.trials for item in scored}
-    return {s: f"{100 * s:g} % ({trials[s]:.0f} trials)" for s in sorted(trials)}
-
-
-def _table_rows(
-    suite: Suite, records: Sequence[Record], scored: Sequence[Scored]
-) -> list[dict[str, Any]]:
-    shares, cost = _shares(scored), pretraining_cost(records)
-    lines: dict[Line, dict[str, Any]] = {}
-    for item in scored:
-        method, weights, reading = item.line
-        spec = suite.methods[method]
-        known = "–" if weights != "pretrained" else "yes" if _labels(spec) else "no"
-        row = lines.setdefault(
-            item.line,
-            {
-                "method": _title(suite, method),
-                "weights": weights.replace("none", "–"),
-                "read by": reading.replace("trained", "–"),
-                "labels in pretraining": known,
-                **dict.fromkeys(shares.values(), ""),
-                "pretraining, CPU min": (
-                    f"{cost.get(method, 0) / 60:.1f}" if weights == "pretrained" else "–"
-                ),
-                "decoding, CPU min": 0.0,
-            },
+    if any("permutation" in item.result.detail for item in found.scored):
+        text += (
+            " Chance is what the same predictions score when labels are shuffled inside "
+            "recordings; in brackets what that exceeds in 5 % of the shuffles, and p is the share "
+            "of shuffles that do as well. Areas under curves are made fold by fold, all else of "
+            "all held-out windows of a person."
         )
-        row[shares[item.share]] = _percent(item)
-        row["decoding, CPU min"] += item.cpu_s / 60
-    return [
-        row | {"decoding, CPU min": f"{row['decoding, CPU min']:.1f}"} for row in lines.values()
-    ]
-
-
-def _labels(spec: Any) -> bool:
-    return bool(spec.get("labels_in_pretraining", False))
-
-
-def _gain_rows(suite: Suite, compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    shares = {s: f"{100 * s:g} %" for s in sorted({item.share for item in compared})}
-    lines: dict[Line, dict[str, Any]] = {}
-    for item in compared:
-        method, weights, reading = item.line
-        row = lines.setdefault(
-            item.line,
-            {
-                "method": _title(suite, method),
-                "weights": weights.replace("none", "–"),
-                "read by": reading.replace("trained", "–"),
-                **dict.fromkeys(shares.values(), ""),
-            },
+    lengths = {
+        item.results[RATE].detail["trial_s"] for item in found.scored if RATE in item.results
+    }
+    if lengths:
+        seconds = " or ".join(f"{length:g}" for length in sorted(lengths))
+        text += (
+            f" Bits per minute: Wolpaw's formula on the balanced accuracy of a person, trials of "
+            f"{seconds} s from cue to decision, breaks not counted; a noisy score near chance "
+            "gives more than 0, see its chance."
         )
-        r = item.result
-        interval = (
-            "" if r.low is None or r.high is None else f" [{100 * r.low:+.0f}, {100 * r.high:+.0f}]"
+    if any(item.members > 1 for item in found.scored):
+        text += (
+            " Seeds together: the mean probability of all seeds decides; it costs all of them, and "
+            "is no method of its own in ranks."
         )
-        p, adjusted = r.detail["p"], r.detail["p_fdr"]
-        row[shares[item.share]] = f"{100 * r.value:+.1f}{interval}, p {_p(p)} ({_p(adjusted)})"
-    return list(lines.values())
+    return text
 
 
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+def highlights(found: Found) -> list[str]:
+    """What to take home, a sentence per data set and protocol."""
+    lines = []
+    for place in found.places:
+        items = [i for i in found.at(place) if not np.isnan(i.result.value)]
+        if not items:
+            continue
+        best = max(items, key=lambda item: found.better * item.result.value)
+        text = (
+            f"{found.place(place)}: {found.label(best.line)} "
+            f"{tables.cell(found.metric, best.result)}"
+            + (" % " if found.metric in PERCENT else " ")
+            + f"{WORDS[found.metric]}, {best.result.n} people"
+        )
+        for item in found.versus:
+            same = (item.dataset, item.protocol, item.line) == (*place, best.line)
+            if same and item.share == best.share:
+                r = item.result
+                p = tables.p_text(r.detail["p_fdr"])
+                text += (
+                    f"; {found.factor * r.value:+.1f} over {found.reference} (corrected p {p}, "
+                    f"better for {r.detail['wins']} of {r.n})"
+                )
+        lines.append(text + ".")
+    return lines + [f"Not compared: {text}." for text in tables.not_compared(found)]
 
 
-def markdown(
-    suite: Suite,
-    records: Sequence[Record],
-    scored: Sequence[Scored],
-    gains: Sequence[Compared],
-    versus: Sequence[Compared],
-) -> str:
+def markdown(found: Found) -> str:
     """The table as a page."""
-    metric = suite.card["metric"].replace("_", " ")
-    reference = _title(suite, suite.card["reference"])
-    parts = [
-        f"# {suite.card['description']}",
-        f"{_about(suite, scored)}. Each person is scored on the test run; a person's score is the "
-        f"mean over seeds. Cells: mean {metric} over people in percent [95 % bootstrap interval "
-        f"over people]; chance {100 * (scored[0].result.chance or 0):.0f}. CPU minutes are "
-        "processor time of all folds, seeds and shares together.",
-        _grid(_table_rows(suite, records, scored)),
-        "## Pretrained minus random weights",
-        "Percentage points, paired over people [95 % interval], p of a sign-flip test (in brackets "
-        "corrected for false discoveries among all tests of this table).",
-        _grid(_gain_rows(suite, gains)),
-        f"## Minus {reference}",
-        "The same against the reference at the same share of labels.",
-        _grid(_gain_rows(suite, versus)),
-    ]
-    if suite.card.get("notes"):
-        parts += ["## Notes", str(suite.card["notes"]).strip()]
-    tried = suite.card.get("tried")
-    if tried:
-        parts += ["## What was tried", str(suite.card.get("tried_about", "")).strip(), _grid(tried)]
+    card = found.suite.card
+    parts = [f"# {card['description']}", f"{about(found)} {explained(found)}"]
+    names = [name for name in card["metrics"] if any(name in i.results for i in found.scored)]
+    for place in found.places:
+        parts += [] if len(found.places) == 1 else [f"## {found.place(place)}"]
+        if len(found.shares(place)) > 1:
+            parts += [
+                f"{WORDS[found.metric].capitalize()}{', %' if found.factor == 100 else ''}, by "
+                "share of the labels. CPU minutes are processor time of all folds, seeds and "
+                "shares together.",
+                tables.grid(tables.share_rows(found, place)),
+            ]
+        if len(names) > 1 or len(found.shares(place)) == 1:
+            parts.append(tables.grid(tables.score_rows(found, place, names)))
+        if found.at(place)[0].decided:
+            parts += ["One decision per person:", tables.grid(tables.decided_rows(found, place))]
+        if len(found.shares(place)) == 1:
+            parts.append(tables.grid(tables.cost_rows(found, place)))
+    unit = "Percentage points" if found.factor == 100 else "Differences"
+    how = (
+        f"{unit}, paired over people [95 % interval], p of a sign-flip test (in brackets corrected "
+        "for false discoveries among all tests under this heading)."
+    )
+    headings = (
+        ("Pretrained minus random weights", found.gains),
+        (f"Minus {found.reference}", found.versus),
+    )
+    for title, compared in headings:
+        if not compared:
+            continue
+        parts += [f"## {title}", how]
+        for place in found.places:
+            rows = tables.compared_rows(found, compared, place)
+            if rows:
+                parts += [] if len(found.places) == 1 else [f"### {found.place(place)}"]
+                parts.append(tables.grid(rows))
+    parts += [f"Not compared: {text}." for text in tables.not_compared(found)]
+    if len(found.places) > 1 or len(found.shares(found.places[0])) == 1:
+        parts += _ranks(found)
+    if card.get("notes"):
+        parts += ["## Notes", str(card["notes"]).strip()]
+    if card.get("tried"):
+        tried = tables.grid(card["tried"])
+        parts += ["## What was tried", str(card.get("tried_about", "")).strip(), tried]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _grid(rows: Sequence[dict[str, Any]]) -> str:
-    if not rows:
-        return "(nothing yet)"
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([str(row.get(n, "")) for n in names] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def comma_separated(
-    suite: Suite,
-    records: Sequence[Record],
-    scored: Sequence[Scored],
-    gains: Sequence[Compared],
-    versus: Sequence[Compared],
-) -> str:
-    """One line per method, weights, reading and share, with both comparisons."""
-    cost = pretraining_cost(records)
-    more = {
-        "gain": {(item.line, item.share): item.result for item in gains},
-        "over_reference": {(item.line, item.share): item.result for item in versus},
-    }
-    rows = []
-    for item in scored:
-        method, weights, reading = item.line
-        row: dict[str, Any] = {
-            "method": method,
-            "weights": weights,
-            "reading": reading,
-            "share": item.share,
-            "trials": f"{item.trials:g}",
-            suite.card["metric"]: _number(item.result.value),
-            "low": _number(item.result.low),
-            "high": _number(item.result.high),
-            "chance": _number(item.result.chance),
-            "people": item.result.n,
-            "seeds": item.seeds,
-            "labels_in_pretraining": weights == "pretrained" and _labels(suite.methods[method]),
-            "decoding_cpu_s": f"{item.cpu_s:.1f}",
-            "pretraining_cpu_s": f"{cost.get(method, 0) if weights == 'pretrained' else 0:.1f}",
-        }
-        for name, found in more.items():
-            r = found.get((item.line, item.share))
-            for key in ("value", "low", "high"):
-                row[f"{name}_{key}"] = _number(None if r is None else getattr(r, key))
-            for key in ("p", "p_fdr"):
-                row[f"{name}_{key}"] = _number(None if r is None else r.detail[key])
-        rows.append(row)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def figure(suite: Suite, scored: Sequence[Scored]) -> Picture:
-    """Accuracy against the share of labels."""
-    panels: dict[str, list[ShareCurve]] = {}
-    baselines = []
-    for line in dict.fromkeys(item.line for item in scored):
-        own = [item for item in scored if item.line == line]
-        method, weights, reading = line
-        values = [100 * item.result.value for item in own]
-        shares = [item.share for item in own]
-        if weights == "none":
-            baselines.append(ShareCurve(_title(suite, method), shares, values))
-            continue
-        ends = [(item.result.low, item.result.high) for item in own]
-        drawn = all(low is not None and high is not None for low, high in ends)
-        panels.setdefault(_title(suite, method), []).append(
-            ShareCurve(
-                label=f"{reading}, {weights}",
-                shares=shares,
-                values=values,
-                low=[100 * (low or 0) for low, _ in ends] if drawn else None,
-                high=[100 * (high or 0) for _, high in ends] if drawn else None,
-                hue=READINGS.index(reading),
-                dashed=weights == WEIGHTS[1],
-            )
+def _ranks(found: Found) -> list[str]:
+    if not found.ranks:
+        return []
+    lines = []
+    for item in found.ranks:
+        order = sorted(zip(item.ranks, item.lines, strict=True))
+        named = ", ".join(f"{found.label(line)} {rank:.2f}" for rank, line in order)
+        where = found.place((item.dataset, item.protocol)) if item.dataset else item.protocol
+        lines.append(
+            f"* {where} ({item.n} {item.over}; Friedman p {tables.p_text(item.p)}, critical "
+            f"difference {item.critical_difference:.2f}): {named}."
+            + (f" Left out: {'; '.join(item.left_out)}." if item.left_out else "")
         )
-    people = max(item.result.n or 0 for item in scored)
-    drawn_figure = plot_share_curves(
-        panels or {"without pretraining": []},
-        baselines,
-        chance=100 * (scored[0].result.chance or 0),
-        ylabel=f"{suite.card['metric'].replace('_', ' ')} (%)",
-        title=f"{suite.card['description']} ({people} people)",
-        trials={item.share: item.trials for item in scored},
+    return ["## Average ranks", "\n".join(lines)]
+
+
+def report(found: Found, picture: Picture) -> Report:
+    """The page with every figure."""
+    made = Report(f"neurofm benchmark {found.suite.name}", lead=about(found))
+    made.add_lines(highlights(found))
+    made.add_section(
+        "Overview",
+        text=f"{found.suite.card['description']}\n\n{explained(found)}",
+        figures=[picture],
     )
-    caption = (
-        "Mean over people of models that never saw them; shaded: 95 % interval over people. Solid: "
-        "pretrained, dashed: random weights; grey: methods without pretraining."
+    for place in found.places:
+        _add_place(found, made, place, picture)
+    if found.gains:
+        rows = [r for p in found.places for r in tables.compared_rows(found, found.gains, p)]
+        made.add_section("Pretrained minus random weights", table=rows)
+    for place in found.places:
+        drawn = figures.against(found, place)
+        if drawn:
+            made.add_section(
+                f"Against {found.reference}: {found.place(place)}",
+                figures=drawn,
+                table=tables.compared_rows(found, found.versus, place),
+            )
+    for ranked in found.ranks:
+        where = found.place((ranked.dataset, ranked.protocol)) if ranked.dataset else ""
+        made.add_section(
+            f"Ranks: {where or str(ranked.protocol).replace('_', ' ') + ', over data sets'}",
+            text="Below: p of Wilcoxon's signed-rank test of every two methods, corrected by "
+            "Holm's steps.",
+            figures=[figures.ranking(found, ranked)],
+            table=tables.pair_rows(found, ranked),
+        )
+    curves = figures.learning_curves(found)
+    if curves:
+        made.add_section("Learning curves", figures=curves)
+    made.add_section("Compute", figures=[figures.cost(found, place) for place in found.places])
+    if found.suite.card.get("notes"):
+        made.add_section("Notes", text=str(found.suite.card["notes"]))
+    return made
+
+
+def _add_place(found: Found, made: Report, place: tuple[str, str], picture: Picture) -> None:
+    """Scores, probabilities and costs of one data set and protocol."""
+    drawn = [figures.scores(found, place)]
+    if len(found.shares(place)) > 1 and len(found.places) > 1:
+        drawn.append(figures.shares(found, place))
+    drawn = [one for one in drawn if one.png != picture.png]
+    named = found.place(place)
+    if len(found.shares(place)) > 1:
+        made.add_section(f"By share of the labels: {named}", table=tables.share_rows(found, place))
+    confused = figures.confusions(found, place)
+    made.add_section(
+        f"Scores: {named}",
+        figures=drawn + ([confused] if confused else []),
+        table=tables.score_rows(found, place, tables.HITS),
     )
-    return Picture.from_figure(drawn_figure, caption)
+    honest = figures.reliability(found, place)
+    made.add_section(
+        f"Probabilities: {named}",
+        text="How well the probabilities order windows (areas under curves; larger is better) and "
+        "how honest they are (calibration error, Brier score, log loss in nats; smaller is "
+        "better).",
+        figures=[honest] if honest else [],
+        table=tables.score_rows(found, place, tables.ODDS),
+    )
+    if found.at(place)[0].decided:
+        made.add_section(
+            f"One decision per person: {named}",
+            text="Labels belong to people: their windows vote, or their probabilities are "
+            "averaged. People for whom classes tie count in parts.",
+            table=tables.decided_rows(found, place),
+        )
+    made.add_section(f"Training: {named}", table=tables.cost_rows(found, place))
