@@ -164,12 +164,13 @@ class Suite:
         elif "finetune" in method:
             method["finetune"] = schedule(method["finetune"], cell.weights)
         dataset = self.datasets[cell.dataset]
+        protocol = self.protocols[cell.protocol]
         return {
             "code": CODE_VERSION,
             "version": self.card["version"],
             "data": dataset["data"],
             "cue_s": float(dataset.get("cue_s", 0.0)),
-            "protocol": {k: v for k, v in self.protocols[cell.protocol].items() if k != "title"},
+            "protocol": {k: v for k, v in protocol.items() if k not in ("title", "validation")},
             "pretraining": list(pretraining) if cell.weights == "pretrained" else [],
             "weights": cell.weights,
             "reading": cell.reading,
