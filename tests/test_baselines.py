@@ -88,7 +88,7 @@ def test_csp_patterns_peak_over_the_planted_hemispheres():
     reader = SyntheticReader(dataset="sim", subjects=1, runs=3, sfreq=80.0, erd=0.95, weak=())
     x, rows = _windows([reader.load(recording) for recording in reader.recordings()])
     pipeline = csp_lda().fit(x, np.array([row.label for row in rows]))
-    patterns = np.abs(pipeline["csp"].patterns_[:2])
+    patterns = np.abs(pipeline.pipeline_["csp"].patterns_[:2])
     near = {"left": {"FC3", "C5", "C3", "C1", "CP3"}, "right": {"FC4", "C6", "C4", "C2", "CP4"}}
     peaks = {CHANNELS[i] for i in patterns.argmax(1)}
     assert peaks <= near["left"] | near["right"]

@@ -1,6 +1,23 @@
 """Protocols, classical baselines, probes, and suites that compare many methods."""
 
-from neurofm.evaluate.baselines import BraindecodeClassifier, csp_lda, tangent_lr
+from neurofm.evaluate.braindecode_classifier import BraindecodeClassifier
+from neurofm.evaluate.classical import (
+    WindowPipeline,
+    band_power_svm,
+    csp_lda,
+    entropy_lda,
+    erp_tangent_lr,
+    filter_bank_csp,
+    mdm,
+    samples_lda,
+    snr_lda,
+    spectrum_lda,
+    spectrum_ridge,
+    tangent_lr,
+    trca,
+    xdawn_lda,
+    xdawn_tangent_lr,
+)
 from neurofm.evaluate.erp_features import FeatureClassifier, WindowFeatures
 from neurofm.evaluate.fold import predict_fold, refuse_seen_people
 from neurofm.evaluate.probing import LinearProbe
@@ -22,15 +39,28 @@ __all__ = [
     "LinearProbe",
     "Suite",
     "WindowFeatures",
+    "WindowPipeline",
+    "band_power_svm",
     "compare",
     "cross_validate",
     "csp_lda",
+    "entropy_lda",
+    "erp_tangent_lr",
+    "filter_bank_csp",
+    "mdm",
     "nested_share",
     "per_subject",
     "predict_fold",
     "read_suite",
     "refuse_seen_people",
+    "samples_lda",
+    "snr_lda",
+    "spectrum_lda",
+    "spectrum_ridge",
     "summarize",
     "tangent_lr",
+    "trca",
     "within_subject",
+    "xdawn_lda",
+    "xdawn_tangent_lr",
 ]

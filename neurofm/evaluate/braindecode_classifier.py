@@ -1,10 +1,8 @@
-"""Classical pipelines and small networks, as scikit-learn estimators on windows.
+"""Small networks of braindecode, trained from scratch, as scikit-learn estimators on windows.
 
-All take `window channel time` in microvolts. The two classical ones expect windows band-passed to
-the motor rhythms, 8-30 Hz; networks like a wider band.
+They take `window channel time` in microvolts, in a wider band than classical pipelines.
 
-Source: Blankertz et al. 2008 (common spatial patterns); Barachant et al. 2012 (tangent space);
-Lawhern et al. 2018 (EEGNet) and the other networks of braindecode.
+Source: Lawhern et al. 2018 (EEGNet) and the other networks of braindecode.
 Axes: window channel time; output = class.
 """
 
@@ -14,71 +12,16 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-import mne
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mne.decoding import CSP
-from pyriemann.estimation import Covariances
-from pyriemann.tangentspace import TangentSpace
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from torch import Tensor, nn
 
-from neurofm.cards import callable_from_cards
 from neurofm.data.align import Standardize
 from neurofm.models.braindecode import BraindecodeModel
 from neurofm.shapes import Float
-
-
-class _QuietCSP(CSP):
-    """MNE's CSP without its dozen lines of log per fit."""
-
-    def fit(self, X: np.ndarray, y: np.ndarray) -> _QuietCSP:
-        with mne.use_log_level("ERROR"):
-            return super().fit(X, y)
-
-
-def _float64(x: np.ndarray) -> np.ndarray:
-    return np.asarray(x, dtype=np.float64)
-
-
-@callable_from_cards
-def csp_lda(*, n_components: int = 6) -> Pipeline:
-    """Common spatial patterns, log power, linear discriminant with shrinkage.
-
-    After fitting, `pipeline["csp"].patterns_` holds the scalp pattern of each component (component
-    by channel), the most informative ones first.
-    """
-    return Pipeline(
-        [
-            ("float64", FunctionTransformer(_float64)),
-            ("csp", _QuietCSP(n_components=n_components, reg="ledoit_wolf", log=True)),
-            ("lda", LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")),
-        ]
-    )
-
-
-@callable_from_cards
-def tangent_lr(*, c: float = 0.1) -> Pipeline:
-    """Shrunk covariances in the tangent space at their Riemannian mean, then logistic regression.
-
-    Classes weigh equally, however many windows they have.
-
-    Args:
-        c: Inverse strength of the ridge penalty.
-    """
-    return make_pipeline(
-        FunctionTransformer(_float64),
-        Covariances("oas"),
-        TangentSpace(metric="riemann"),
-        StandardScaler(),
-        LogisticRegression(C=c, class_weight="balanced", max_iter=1000),
-    )
 
 
 class BraindecodeClassifier(ClassifierMixin, BaseEstimator):
