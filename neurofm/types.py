@@ -15,7 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from neurofm.shapes import Float, Int
+from neurofm.shapes import Bool, Float, Int
 from neurofm.units import Kind
 
 FRAMES = ("head", "mni", "scanner", "unknown")
@@ -222,6 +222,54 @@ class RDM:
         matrix = np.zeros((n, n))
         matrix[np.triu_indices(n, 1)] = self.values
         return matrix + matrix.T
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Neighbouring moments that together exceed chance.
+
+    Args:
+        inside: True in the cluster; `moment`, or `moment moment` with training moments first.
+        p: Share of sign flips over subjects whose largest cluster is at least as large.
+    """
+
+    inside: Bool[np.ndarray, "*moment"]
+    p: float
+
+
+@dataclass(frozen=True)
+class OverTime:
+    """Scores of decoding at every moment of a window, a stretch of some milliseconds.
+
+    Args:
+        scores: `subject moment`, or `subject moment moment` with training moments first.
+        times: Middle of each moment, seconds after the event.
+        subjects: Names.
+        metric: "auroc" for two classes, else "balanced_accuracy".
+        chance: Of the metric.
+        features: What was decoded: "amplitude" or "power".
+        clusters: Those found, in order of p; none with fewer than five subjects.
+    """
+
+    scores: Float[np.ndarray, " subject *moment"]
+    times: Float[np.ndarray, " moment"]
+    subjects: tuple[str, ...]
+    metric: str
+    chance: float
+    features: str
+    clusters: tuple[Cluster, ...]
+
+    @property
+    def mean(self) -> Float[np.ndarray, "*moment"]:
+        """Over subjects."""
+        return self.scores.mean(0)
+
+    @property
+    def diagonal(self) -> Float[np.ndarray, "subject moment"]:
+        """Scores trained and tested at the same moment."""
+        if self.scores.ndim == 2:
+            return self.scores
+        return np.diagonal(self.scores, axis1=1, axis2=2)
 
 
 @runtime_checkable
