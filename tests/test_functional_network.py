@@ -64,7 +64,7 @@ def test_other_settings_can_be_described(checker: ModuleType) -> None:
     x = torch.randn(2, 4, 20)
     y = convolutions[0](x)
     # "same" with six samples: two zeros before, three after.
-    kernel = convolutions[0].weight(6).permute(2, 1, 0)
+    kernel = convolutions[0].sampled_weight(6).permute(2, 1, 0)
     torch.testing.assert_close(y, F.conv1d(F.pad(x, (2, 3)), kernel))
     assert dense[0](y).shape == (2, 2, 20)
 
@@ -101,7 +101,7 @@ def test_impossible_bases_are_refused(arguments: tuple[Any, ...]) -> None:
 
 def test_the_dense_layer_is_a_linear_map_at_every_moment() -> None:
     layer = FunctionalDense(3, 2, n_functions=4, activation="linear")
-    x, weight = torch.randn(2, 3, 10), layer.weight(10)
+    x, weight = torch.randn(2, 3, 10), layer.sampled_weight(10)
     expected = torch.stack([x[:, :, t] @ weight[t] for t in range(10)], -1)
     torch.testing.assert_close(layer(x), expected)
     pooled = FunctionalDense(3, 2, n_functions=4, pooling=True, activation="elu")

@@ -93,7 +93,7 @@ class _Functional(nn.Module):
             self._sampled = {resolution: sample_basis(self.basis, resolution, self.n_functions)}
         return self._sampled[resolution].to(self.coefficients)
 
-    def weight(self, resolution: int) -> Float[Tensor, "time n_in n_out"]:
+    def sampled_weight(self, resolution: int) -> Float[Tensor, "time n_in n_out"]:
         """The weight functions at so many moments."""
         return torch.einsum("tf,fio->tio", self.sampled(resolution), self.coefficients)
 
@@ -168,7 +168,7 @@ class FunctionalConv(_Functional):
                 f"FunctionalConv: {x.shape[-1]} samples are fewer than the {self.resolution} of "
                 "the kernel. Use longer windows."
             )
-        return F.conv1d(x, self.weight(self.resolution).permute(2, 1, 0))
+        return F.conv1d(x, self.sampled_weight(self.resolution).permute(2, 1, 0))
 
 
 @configured
@@ -218,7 +218,7 @@ class FunctionalDense(_Functional):
                 "`resolution` out to take any number."
             )
         if not self.pooling:
-            return torch.einsum("bit,tio->bot", x, self.weight(n))
+            return torch.einsum("bit,tio->bot", x, self.sampled_weight(n))
         # The mean follows and is linear: first what each basis function sees, then coefficients.
         seen = torch.einsum("bit,tf->bif", x, self.sampled(n)) / n
         return torch.einsum("bif,fio->bo", seen, self.coefficients).unsqueeze(-1)

@@ -164,13 +164,3 @@ def assignable(layer: nn.Module) -> bool:
         except (NotImplementedError, RuntimeError):
             return False
         return bool(torch.allclose(cast(Tensor, trial.weight), weight, rtol=1e-4, atol=1e-5))
-
-
-def leave_fast_path(model: nn.Module) -> None:
-    """Have torch's encoder layers call their parts in evaluation too.
-
-    Their fast path reads the weights of the linear maps and would pass by what is put around them.
-    """
-    for layer in model.modules():
-        if isinstance(layer, nn.TransformerEncoderLayer):
-            layer.activation_relu_or_gelu = 0

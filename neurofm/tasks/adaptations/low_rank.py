@@ -9,16 +9,19 @@ Source: Hu et al. 2022 (LoRA); Liu et al. 2024 (DoRA); Liu et al. 2022 (IA3).
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from neurofm.cards import configured
 from neurofm.compat import guard_torchaudio, optional
 from neurofm.tasks.adaptations.base import Adaptation, rest_norms
-from neurofm.tasks.adaptations.layers import functional_layers, leave_fast_path, linear_layers
+from neurofm.tasks.adaptations.layers import functional_layers, linear_layers
+
+_NAME = "default"  # of peft's first adapter
 
 
 class _Injected(Adaptation):
@@ -42,7 +45,11 @@ class _Injected(Adaptation):
         guard_torchaudio()
         peft = optional("peft")
         peft.inject_adapter_in_model(self._config(peft, model), model)
-        leave_fast_path(model)
+        for layer in model.modules():
+            if isinstance(layer, peft.tuners.lora.Linear):
+                layer.__class__ = _readable(type(layer), _low_rank_weight, _own_bias)
+            elif isinstance(layer, peft.tuners.ia3.Linear):
+                layer.__class__ = _readable(type(layer), _scaled_weight, _scaled_bias)
 
     def settle(self, model: nn.Module) -> None:
         """Batch norms keep their statistics."""
@@ -132,6 +139,45 @@ class IA3(_Injected):
         return peft.IA3Config(
             target_modules=_exactly(chosen), feedforward_modules=_exactly(narrow) if narrow else []
         )
+
+
+@functools.cache
+def _readable(
+    layer: type, weight: Callable[[Any], Tensor], bias: Callable[[Any], Tensor | None]
+) -> type:
+    """A layer of peft's whose weight and bias are what it computes with.
+
+    Some networks read the weights of a layer in place of calling it (LaBraM's attention, torch's
+    encoder layers in evaluation), and would pass by the adapter.
+    """
+    return type(layer.__name__, (layer,), {"weight": property(weight), "bias": property(bias)})
+
+
+def _low_rank_weight(layer: Any) -> Tensor:
+    base = layer.get_base_layer().weight
+    if layer.merged:
+        return base
+    changed = base + layer.get_delta_weight(_NAME)
+    if not layer.use_dora[_NAME]:
+        return changed
+    length = layer.lora_magnitude_vector[_NAME].weight
+    return changed * (length / changed.norm(dim=1).detach()).unsqueeze(1)
+
+
+def _own_bias(layer: Any) -> Tensor | None:
+    return layer.get_base_layer().bias
+
+
+def _scaled_weight(layer: Any) -> Tensor:
+    base = layer.get_base_layer().weight
+    return base if layer.merged else base * layer.ia3_l[_NAME]
+
+
+def _scaled_bias(layer: Any) -> Tensor | None:
+    bias = layer.get_base_layer().bias
+    if bias is None or layer.merged or layer.is_feedforward:
+        return bias
+    return bias * layer.ia3_l[_NAME].flatten()
 
 
 def _exactly(names: Iterable[str]) -> str:

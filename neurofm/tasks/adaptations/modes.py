@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from neurofm.cards import configured
 from neurofm.shapes import Bool, Float
 from neurofm.tasks.adaptations.base import Adaptation, rest_norms
-from neurofm.tasks.adaptations.layers import CONVOLUTIONS, leave_fast_path, linear_layers
+from neurofm.tasks.adaptations.layers import CONVOLUTIONS, linear_layers
 
 _HALF = 0.5  # gain below which a unit is off
 
@@ -52,13 +52,17 @@ class Gated(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Of the layer, without modes."""
-        return cast(Tensor, self.base_layer.weight)
+        """With modes: some networks read the weights of a layer in place of calling it."""
+        factor = self.gate() * self.gain
+        weight = cast(Tensor, self.base_layer.weight)
+        return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
 
     @property
     def bias(self) -> Tensor | None:
-        """Of the layer, without modes."""
-        return cast("Tensor | None", self.base_layer.bias)
+        """With modes."""
+        if self.threshold is None:
+            return None
+        return self.gate() * (self.gain * cast(Tensor, self.base_layer.bias) - self.threshold)
 
     def on(self) -> Bool[Tensor, " unit"]:
         """Which units are used."""
@@ -136,7 +140,6 @@ class Modes(Adaptation):
         model.requires_grad_(False)
         for name, layer in chosen.items():
             model.set_submodule(name, Gated(layer, self.temperature[0]))
-        leave_fast_path(model)
 
     def settle(self, model: nn.Module) -> None:
         """Batch norms keep their statistics."""
