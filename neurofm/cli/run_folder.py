@@ -21,6 +21,7 @@ from torch import Tensor
 
 from neurofm.batch import Batch
 from neurofm.data.module import BrainData
+from neurofm.tasks import trained_parameters
 
 PACKAGES = ("neurofm", "torch", "lightning", "mne", "numpy", "scipy", "braindecode")
 
@@ -106,7 +107,8 @@ class RunRecord(Callback):
     def on_fit_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """Before the first step."""
         self._start = time.monotonic()
-        self._write(trainer)
+        learn, whole = trained_parameters(pl_module)
+        self._write(trainer, parameters={"trained": learn, "all": whole})
 
     def on_fit_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """With the final metrics."""

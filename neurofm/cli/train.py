@@ -142,15 +142,16 @@ def resolve(argv: list[str]) -> tuple[list[str], str]:
 
 
 def quiet() -> None:
-    """Keep Lightning's advertising and irrelevant warnings off the screen; show the split audit."""
+    """Keep Lightning's advertising and irrelevant warnings off the screen; show what matters."""
     for message in _SILENT:
         warnings.filterwarnings("ignore", message=message)
 
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch"):
         logging.getLogger(name).addFilter(_worth_reading)
-    audit = logging.getLogger("neurofm.data.module")
-    audit.handlers = [logging.StreamHandler()]
-    audit.setLevel(logging.INFO)
+    for name in ("neurofm.data.module", "neurofm.tasks.decode"):
+        said = logging.getLogger(name)
+        said.handlers = [logging.StreamHandler()]
+        said.setLevel(logging.INFO)
 
 
 def _worth_reading(record: logging.LogRecord) -> bool:

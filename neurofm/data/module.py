@@ -23,7 +23,7 @@ from neurofm.data.loader import BatchLoader
 from neurofm.data.mixing import Mixing
 from neurofm.data.preparing.prepare import prepare_corpus
 from neurofm.data.rows import Row, Split
-from neurofm.data.splits import by_group, by_time
+from neurofm.data.splits import by_group, by_time, chronological_few_shot
 from neurofm.data.steps.preprocess import build_steps, default_steps
 from neurofm.data.table import RecordingTable
 from neurofm.data.tokenized.reading import token_stores
@@ -53,6 +53,9 @@ class BrainData(lightning.LightningDataModule):
         stride_s: Distance of unlabelled windows, seconds; their length if not given.
         offset_s: Start of a labelled window after the onset of its event, seconds.
         split_by: What may not be on two sides of the split.
+        first_per_class: In place of `split_by`, `validate` and `test`: of every subject the first
+            so many windows of each class train (a fraction: that share of them), the later ones
+            test. Name the subjects that a model is calibrated to.
         avoid: Patterns of event labels that no window may touch or cross.
         validate: Values of `split_by` for validation (`["8"]`), or a fraction of them. Subjects of
             several datasets have the dataset in front (`["eegmmidb/8"]`).
@@ -87,6 +90,7 @@ class BrainData(lightning.LightningDataModule):
         offset_s: float = 0.0,
         avoid: list[str] | None = None,
         split_by: By = "subject",
+        first_per_class: int | float | None = None,
         validate: list[str] | float = 0.1,
         test: list[str] | float = 0.1,
         weights: dict[str, float] | None = None,
@@ -112,6 +116,7 @@ class BrainData(lightning.LightningDataModule):
         self.weights, self.temperature = weights, temperature
         self.epoch_windows, self.bucket = epoch_windows, bucket
         self.split_by, self.validate, self.test = split_by, validate, test
+        self.first_per_class = first_per_class
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.dtype: Literal["int16", "float32"] = dtype
         self.tokens, self.signal = None if tokens is None else Path(tokens), signal
@@ -222,6 +227,8 @@ class BrainData(lightning.LightningDataModule):
 
     def _split(self, rows: Sequence[Row]) -> Split:
         """Sides of the windows; windows of one recording and label are split as one row."""
+        if self.first_per_class is not None:
+            return self._first_split(rows, self.first_per_class)
         if self.split_by == "time" or not isinstance(rows, WindowRows):
             return self._split_rows(rows)
         few, of_window = rows.distinct()
@@ -233,6 +240,20 @@ class BrainData(lightning.LightningDataModule):
         side = side[of_window]
         windows = {name: tuple(np.flatnonzero(side == i).tolist()) for name, i in number.items()}
         return Split(**windows, name=split.name, by=split.by)
+
+    def _first_split(self, rows: Sequence[Row], first: int | float) -> Split:
+        """The few shots of all subjects together."""
+        if isinstance(self.validate, list) or isinstance(self.test, list):
+            raise ValueError(
+                "BrainData: first_per_class says which windows train and test; leave `validate` "
+                "and `test` out."
+            )
+        splits = chronological_few_shot(rows, first)
+        train, test = (
+            tuple(sorted(i for split in splits for i in getattr(split, side)))
+            for side in ("train", "test")
+        )
+        return Split(train, (), test, name=f"first-{first}-per-class", by="time")
 
     def _split_rows(self, rows: Sequence[Row]) -> Split:
         if isinstance(self.validate, list) or isinstance(self.test, list):

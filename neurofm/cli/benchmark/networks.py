@@ -201,7 +201,8 @@ class FineTuned:
         made = cards.load_class(spec["class_path"]) if "class_path" in spec else Decode
         own = {"model": deepcopy(self.model), "readout": readout, "n_outputs": readout.n_outputs}
         if made is Decode:
-            return Decode(**own, cache_tokens=False, **spec)
+            given = {name: cards.build(value) for name, value in spec.items()}  # `adapt`
+            return Decode(**own, cache_tokens=False, **given)
         return cards.build({**spec, "init_args": {**spec.get("init_args", {}), **own}})
 
     def _limits(self, batches: int) -> dict[str, int]:
@@ -215,7 +216,10 @@ class FineTuned:
 
         Those of training follow the last few batches and weights that still changed.
         """
+        self.task.train()
         norms = [m for m in self.task.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        norms = [norm for norm in norms if norm.training]  # not those of a frozen model
+        self.task.eval()
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.reset_running_stats()
