@@ -23,6 +23,7 @@ from .hub import save_pretrained as save_pretrained
 from .matfiles import MatReader as MatReader
 from .meeg import signal_from_raw as signal_from_raw
 from .meeg import signal_to_raw as signal_to_raw
+from .moabb_reader import MOABBReader as MOABBReader
 from .mri.atlases import Atlas as Atlas
 from .mri.atlases import read_atlas as read_atlas
 from .mri.fmri import bold_slabs as bold_slabs
