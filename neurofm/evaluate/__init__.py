@@ -20,7 +20,8 @@ from neurofm.evaluate.classical import (
 )
 from neurofm.evaluate.erp_features import FeatureClassifier, WindowFeatures
 from neurofm.evaluate.fold import predict_fold, refuse_seen_people
-from neurofm.evaluate.probing import LinearProbe
+from neurofm.evaluate.model_classifier import ModelClassifier
+from neurofm.evaluate.probing import LinearProbe, RidgeProbe
 from neurofm.evaluate.protocol import (
     FoldScores,
     compare,
@@ -37,6 +38,8 @@ __all__ = [
     "FeatureClassifier",
     "FoldScores",
     "LinearProbe",
+    "ModelClassifier",
+    "RidgeProbe",
     "Suite",
     "WindowFeatures",
     "WindowPipeline",
