@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -41,13 +42,40 @@ def leave_one_session_out(rows: Sequence[Row]) -> list[Split]:
     return within_subject(rows, by="session")
 
 
-def leave_one_subject_out(rows: Sequence[Row], *, validate: float = 0.0) -> list[Split]:
-    """Every person is decoded by what all others taught.
+def leave_one_subject_out(
+    rows: Sequence[Row],
+    *,
+    validate: float = 0.0,
+    train_people: int | None = None,
+    seed: int = 0,
+) -> list[Split]:
+    """Every person is decoded by what all others taught, or so many of them.
 
     Args:
         validate: Fraction of the others that validates instead.
+        train_people: How many of those who are left train, for learning curves: drawn for every
+            fold, smaller draws contained in larger ones of the same seed. None = all.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: There are fewer people to train on.
     """
-    return leave_one_out(rows, "subject", validate=validate)
+    folds = leave_one_out(rows, "subject", validate=validate)
+    if train_people is None:
+        return folds
+    found = []
+    for number, fold in enumerate(folds):
+        others = sorted({rows[i].subject for i in fold.train}, key=_natural)
+        if not 1 <= train_people <= len(others):
+            raise ValueError(
+                f"leave_one_subject_out: train_people is {train_people}; expected 1 to "
+                f"{len(others)}, the people that are left to train on."
+            )
+        order = np.random.default_rng([seed, number]).permutation(len(others))
+        drawn = {others[i] for i in order[:train_people]}
+        train = tuple(i for i in fold.train if rows[i].subject in drawn)
+        found.append(replace(fold, train=train, name=f"{fold.name}, {train_people} others"))
+    return found
 
 
 def subject_k_fold(

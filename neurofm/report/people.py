@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurofm.report.style import INK, MUTED, broken, color, single, styled
+from neurofm.report.style import INK, MUTED, broken, color, headline, single, styled
 from neurofm.types import Result
 
 
@@ -88,7 +88,7 @@ def plot_people(
         axes.set_visible(False)
     figure.supxlabel(f"{reference}: {quantity}", fontsize=9.5)
     figure.supylabel(f"method: {quantity}", fontsize=9.5)
-    figure.suptitle(title, fontsize=10.5, fontweight="bold", x=0.01, ha="left")
+    headline(figure, title)
     return figure
 
 
@@ -134,7 +134,8 @@ def plot_differences(
     axes.set_yticks(range(len(results)), [result.name for result in results])
     axes.set_ylim(len(results) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel=quantity, title=title)
+    axes.set(xlabel=quantity)
+    headline(figure, title)
     return figure
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neurofm.report.style import INK, MUTED, broken, color, slant, styled
+from neurofm.report.style import INK, MUTED, broken, color, headline, slant, styled
 from neurofm.shapes import Bool, Float
 
 
@@ -31,8 +31,8 @@ def plot_confusions(
     """
     if not counts:
         raise ValueError(f"plot_confusions: there is nothing to draw for {title!r}.")
-    side = 1.0 + 0.42 * len(labels)
-    figure, axes_of = _panels(counts, side=side, columns=max(2, int(9 / side)))
+    side = max(1.75, 1.0 + 0.42 * len(labels))
+    figure, axes_of = _panels(counts, side=side, columns=max(2, int(8.5 / side)))
     image = None
     for i, (name, values) in enumerate(counts.items()):
         axes = axes_of[i]
@@ -49,13 +49,13 @@ def plot_confusions(
         slant(axes, 5 if max(map(len, labels)) > 6 else len(labels))
         axes.tick_params(length=0)
         axes.grid(visible=False)
-        axes.set_title(broken(name), fontsize=9)
+        axes.set_title(broken(name, int(11 * side)), fontsize=8.5)
     if image is not None:
         drawn = axes_of[: len(counts)]
         figure.colorbar(image, ax=drawn, label="share of the true class (%)", aspect=30, pad=0.02)
     figure.supxlabel("predicted class", fontsize=9.5)
     figure.supylabel("true class", fontsize=9.5)
-    figure.suptitle(title, fontsize=10.5, fontweight="bold", x=0.01, ha="left")
+    headline(figure, title)
     return figure
 
 
@@ -93,16 +93,16 @@ def plot_reliability(
         axes.set_title(broken(name), fontsize=9)
         if errors is not None:
             axes.text(
-                0.97,
                 0.04,
+                0.97,
                 f"error {100 * errors[name]:.1f} %",
                 transform=axes.transAxes,
-                ha="right",
+                va="top",
                 fontsize=8,
             )
     figure.supxlabel("confidence (%), bars: share of windows", fontsize=9.5)
     figure.supylabel("right (%)", fontsize=9.5)
-    figure.suptitle(title, fontsize=10.5, fontweight="bold", x=0.01, ha="left")
+    headline(figure, title)
     return figure
 
 

@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from neurofm.report.style import INK, MUTED, PALETTE, single, styled
+from neurofm.report.style import INK, MUTED, PALETTE, headline, single, styled
 from neurofm.shapes import Float
 
 
@@ -84,7 +84,7 @@ def plot_critical_difference(
             fontsize=9,
             annotation_clip=False,
         )
-    axes.set_title(title, pad=12)
+    headline(figure, title)
     axes.text(
         1.0,
         -0.02,
@@ -176,6 +176,6 @@ def plot_rank_table(
         axes.axhline(line - 0.5, color="white", linewidth=2)
     for line in range(1, len(places) + 1):
         axes.axvline(line - 0.5, color="white", linewidth=2)
-    axes.set_title(title, pad=14)
+    headline(figure, title)
     axes.set_xlabel(f"{unit}; the darker, the better the rank", fontsize=8.5)
     return figure

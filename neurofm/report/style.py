@@ -7,6 +7,7 @@ works in threads and without a display, and nothing stays open.
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -96,12 +97,11 @@ def slant(axes: Axes, n: int) -> None:
 
 def broken(name: str, width: int = 26) -> str:
     """A long name on two lines."""
-    if len(name) <= width:
-        return name
-    words, lines = name.split(" "), [""]
-    for word in words:
-        full = len(lines[-1]) + len(word) + 1 > width and lines[-1]
-        if full and len(lines) < 2:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)
+    return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder=" …")) or name
+
+
+def headline(figure: Figure, text: str) -> None:
+    """A title over the whole width of a figure, on as many lines as it needs."""
+    width = max(20, int(figure.get_figwidth() * 11.5))
+    lines = textwrap.fill(text, width)
+    figure.suptitle(lines, fontsize=10.5, fontweight="bold", x=0.01, ha="left")

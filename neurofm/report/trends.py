@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from neurofm.report.style import INK, MUTED, color, single, styled
+from neurofm.report.style import INK, MUTED, color, headline, single, styled
 from neurofm.types import Result
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -68,7 +68,8 @@ def plot_learning_curves(
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticks(places, [f"{x:.3g}" for x in places])
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    headline(figure, title)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
@@ -113,9 +114,8 @@ def plot_cost(
     if chance is not None:
         axes.axhline(factor * chance, color=MUTED, lw=1, linestyle=(0, (1, 2)), label="chance")
     axes.set_xscale("log")
-    axes.set(
-        xlabel="processor time of one decoder, pretraining included (s)", ylabel=ylabel, title=title
-    )
+    axes.set(xlabel="processor time of one decoder, pretraining included (s)", ylabel=ylabel)
+    headline(figure, title)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), title="method (parameters)")
     return figure
 

@@ -87,9 +87,7 @@ class Runner:
             write_record(self.work / "records", record)
         return failed
 
-    def _record(
-        self, cell: Cell, decoder: _Arrays | Network, windows: Windows
-    ) -> dict[str, Any]:
+    def _record(self, cell: Cell, decoder: _Arrays | Network, windows: Windows) -> dict[str, Any]:
         split = windows.split(self.suite, cell)
         refuse_copies(windows.rows, split, windows.copies)
         lightning.seed_everything(cell.seed, verbose=False)
@@ -109,6 +107,9 @@ class Runner:
             "seed": cell.seed,
             "windows": windows.hash(split),
             "n_train": len(split.train) + len(split.validate),
+            "n_train_people": len(
+                {windows.rows[i].subject for i in (*split.train, *split.validate)}
+            ),
             "n_test": len(split.test),
             "classes": list(scores.classes),
             "align": _align(windows, method, estimator),

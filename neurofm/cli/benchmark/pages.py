@@ -197,7 +197,7 @@ def report(found: Found, picture: Picture) -> Report:
             made.add_section(
                 f"Against {found.reference}: {found.place(place)}",
                 figures=drawn,
-                table=tables.compared_rows(found, found.versus, place),
+                table=tables.unbroken(tables.compared_rows(found, found.versus, place)),
             )
     for ranked in found.ranks:
         where = found.place((ranked.dataset, ranked.protocol)) if ranked.dataset else ""
@@ -225,12 +225,13 @@ def _add_place(found: Found, made: Report, place: tuple[str, str], picture: Pict
     drawn = [one for one in drawn if one.png != picture.png]
     named = found.place(place)
     if len(found.shares(place)) > 1:
-        made.add_section(f"By share of the labels: {named}", table=tables.share_rows(found, place))
+        rows = tables.unbroken(tables.share_rows(found, place))
+        made.add_section(f"By share of the labels: {named}", table=rows)
     confused = figures.confusions(found, place)
     made.add_section(
         f"Scores: {named}",
         figures=drawn + ([confused] if confused else []),
-        table=tables.score_rows(found, place, tables.HITS),
+        table=tables.unbroken(tables.score_rows(found, place, tables.HITS)),
     )
     honest = figures.reliability(found, place)
     made.add_section(
@@ -239,7 +240,7 @@ def _add_place(found: Found, made: Report, place: tuple[str, str], picture: Pict
         "how honest they are (calibration error, Brier score, log loss in nats; smaller is "
         "better).",
         figures=[honest] if honest else [],
-        table=tables.score_rows(found, place, tables.ODDS),
+        table=tables.unbroken(tables.score_rows(found, place, tables.ODDS)),
     )
     if found.at(place)[0].decided:
         made.add_section(

@@ -193,6 +193,19 @@ def grid(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def unbroken(rows: Sequence[Row]) -> list[Row]:
+    """Rows for a page whose numbers stay on one line with their intervals."""
+    return [
+        {
+            key: value.replace(" ", "\u00a0")
+            if key != "method" and isinstance(value, str)
+            else value
+            for key, value in row.items()
+        }
+        for row in rows
+    ]
+
+
 def comma_separated(found: Found) -> str:
     """One line per method, weights, reading, data set, protocol and share, with every metric."""
     comparisons = {
