@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from neurofm.data import EuclideanAlignment, Standardize
-from neurofm.units import Kind
+from neurofm.data import EuclideanAlignment
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -39,14 +37,14 @@ def test_offline_alignment_equals_mirepnet():
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("mode", ["offline", "online"])
-def test_alignment_equals_dbconformer(mode: Literal["offline", "online"]):
+@pytest.mark.parametrize(("mode", "key"), [("offline", "offline"), ("causal", "online")])
+def test_alignment_equals_dbconformer(mode: Literal["offline", "causal"], key: str):
     expected = load_file(
         GOLDEN / "dbconformer_alignment" / "fixture_euclidean_alignment.safetensors"
     )
     alignment = EuclideanAlignment(mode=mode)
     aligned = alignment.fit_transform(expected["in.x"])
-    np.testing.assert_allclose(aligned, expected[f"out.{mode}"], rtol=1e-6, atol=1e-8)
+    np.testing.assert_allclose(aligned, expected[f"out.{key}"], rtol=1e-6, atol=1e-8)
     np.testing.assert_allclose(
         alignment.references[""], expected["out.final_reference"], rtol=1e-6, atol=1e-8
     )
@@ -55,7 +53,7 @@ def test_alignment_equals_dbconformer(mode: Literal["offline", "online"]):
 def test_aligned_twice_is_offline_and_then_online_for_each_group():
     x, groups = np.concatenate([windows(1), 7 * windows(2)]), ["a"] * 12 + ["b"] * 12
     once = EuclideanAlignment().fit_transform(x, groups)
-    again = EuclideanAlignment(mode="online").fit_transform(once, groups)
+    again = EuclideanAlignment(mode="causal").fit_transform(once, groups)
     twice = EuclideanAlignment(mode="twice").fit_transform(x, groups)
     np.testing.assert_array_equal(twice, again)
     assert np.abs(twice - once).max() > 0.1  # the first trials are whitened by themselves
@@ -113,20 +111,20 @@ def test_test_windows_do_not_change_an_offline_fit():
     np.testing.assert_array_equal(alignment.transform(test), first)
 
 
-def test_online_alignment_never_looks_ahead():
+def test_causal_alignment_never_looks_ahead():
     x = windows(3)
-    whole = EuclideanAlignment(mode="online").transform(x)
+    whole = EuclideanAlignment(mode="causal").transform(x)
     changed = x.copy()
     changed[6:] *= 50
     np.testing.assert_array_equal(
-        EuclideanAlignment(mode="online").transform(changed)[:6], whole[:6]
+        EuclideanAlignment(mode="causal").transform(changed)[:6], whole[:6]
     )
 
 
-def test_online_alignment_in_two_parts_equals_one_pass():
+def test_causal_alignment_in_two_parts_equals_one_pass():
     x = windows(3)
-    whole = EuclideanAlignment(mode="online").transform(x)
-    parts = EuclideanAlignment(mode="online")
+    whole = EuclideanAlignment(mode="causal").transform(x)
+    parts = EuclideanAlignment(mode="causal")
     first = parts.transform(x[:5])
     parts.update(x[:5])
     np.testing.assert_allclose(np.concatenate([first, parts.transform(x[5:])]), whole, atol=1e-5)
@@ -177,56 +175,3 @@ def test_alignment_state_survives_json():
     np.testing.assert_array_equal(
         again.transform(windows(5), groups), alignment.transform(windows(5), groups)
     )
-
-
-def test_standardized_training_windows_have_mean_zero_and_unit_scale():
-    x = windows() * np.array([1, 10, 100, 1, 1])[:, None] + 5
-    result = Standardize().fit(x).transform(x)
-    assert result.dtype == np.float32
-    np.testing.assert_allclose(result.mean((0, 2)), 0, atol=1e-4)
-    np.testing.assert_allclose(result.std((0, 2)), 1, atol=1e-4)
-
-
-def test_statistics_do_not_see_test_windows():
-    train, test = windows(1), 1000 + windows(2)
-    scaler = Standardize().fit(train)
-    before = scaler.state()
-    result = scaler.transform(test)
-    assert scaler.state() == before
-    assert result.mean() > 5  # the shift of the test side is still there
-
-
-def test_scale_per_kind_keeps_relative_amplitudes():
-    x = windows() * np.array([1, 10, 1, 1, 10])[:, None]
-    kind = np.array([Kind.EEG, Kind.EEG, Kind.MAG, Kind.MAG, Kind.MAG], dtype=np.int8)
-    scaler = Standardize("kind").fit(x, kind)
-    result = scaler.transform(x, kind)
-    before, after = x.std((0, 2)), result.std((0, 2))
-    assert after[1] / after[0] == pytest.approx(before[1] / before[0], rel=1e-3)
-    assert result[:, :2].std() == pytest.approx(1, rel=1e-3)
-    assert result[:, 2:].std() == pytest.approx(1, rel=1e-3)
-    again = Standardize.from_state(json.loads(json.dumps(scaler.state())))
-    np.testing.assert_array_equal(again.transform(x, kind), result)
-    with pytest.raises(ValueError, match="unknown kind"):
-        scaler.transform(x, np.full(5, Kind.SEEG, dtype=np.int8))
-
-
-def test_standardize_before_fit_or_with_missing_samples_is_refused():
-    with pytest.raises(ValueError, match="fit on the training windows"):
-        Standardize().transform(windows())
-    x = windows()
-    x[0, 1, 0] = np.nan
-    with pytest.raises(ValueError, match="channel 1 contains NaN"):
-        Standardize().fit(x)
-    with pytest.raises(ValueError, match="kind of each of the 5"):
-        Standardize("kind").fit(windows())
-
-
-def test_constant_channel_comes_out_as_zero():
-    x = windows()
-    x[:, 2] = 3.0
-    with pytest.warns(UserWarning, match="1 of 5 channels are constant"):
-        scaler = Standardize().fit(x)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        np.testing.assert_array_equal(scaler.transform(x)[:, 2], 0)

@@ -1,6 +1,6 @@
 # public names: from .module import Name as Name
 from .align import EuclideanAlignment as EuclideanAlignment
-from .align import Standardize as Standardize
+from .align import RiemannianAlignment as RiemannianAlignment
 from .audit import Fitted as Fitted
 from .audit import Leak as Leak
 from .audit import audit_summary as audit_summary
@@ -35,6 +35,7 @@ from .splits import by_time as by_time
 from .splits import chronological_few_shot as chronological_few_shot
 from .splits import kfold as kfold
 from .splits import leave_one_out as leave_one_out
+from .standardize import Standardize as Standardize
 from .steps.align_recording import AlignRecording as AlignRecording
 from .steps.bold import CleanBold as CleanBold
 from .steps.bold import DropVolumes as DropVolumes

@@ -1,10 +1,12 @@
-"""Statistics fitted on some windows and applied to others: Euclidean alignment, standardisation.
+"""Alignment: whiten the windows of each subject, so that subjects look alike.
 
-Euclidean alignment whitens the windows of each subject with the mean of their covariances, so that
-subjects look alike: x <- R^(-1/2) x with R = mean of cov(x), time mean removed, divisor T - 1.
-Fitted on training windows, or running along with the windows as they arrive (online, causal).
+x <- R^(-1/2) x, with R a mean of the covariances of a subject's windows (time mean removed, divisor
+T - 1): the arithmetic mean, or the Riemannian one. Whatever matrix mixes the channels of a subject,
+its aligned windows differ by a rotation only. Labels are not used. R is fitted on training windows,
+or runs along with the windows as they arrive (causal).
 
-Source: He & Wu 2020 (arXiv 1808.05464); online form as in DBConformer (arXiv 2506.21140).
+Source: He & Wu 2020 (arXiv 1808.05464); causal form as in DBConformer (arXiv 2506.21140); Zanini et
+al. 2018 (Riemannian).
 Computed in float64, returned in float32.
 Axes: window, channel, time. Groups (subjects or recordings) are names, one per window.
 """
@@ -13,51 +15,121 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from copy import deepcopy
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from neurofm.data.covariance import oas_share, riemannian_mean, shrunk
 from neurofm.data.rows import Row
-from neurofm.shapes import Float, Int
+from neurofm.shapes import Float
 
 _ALL = ""
+_MODES = ("offline", "causal", "twice")
 
 
-class EuclideanAlignment:
-    """Whiten each group of windows with its mean covariance.
-
-    `fit` and `update` look at windows, `transform` never does so in the offline mode; what the
-    test side contributes is therefore visible in the calls. Offline alignment of test windows
-    with all of them is fit_transform on the test windows: it uses unlabelled test data, and a
-    score made with it should say so. Given the `rows` of the windows, `fitted_on` names them, and
-    `find_leaks(..., fitted=[Fitted("alignment", alignment.fitted_on)])` says it.
+class ArithmeticMean:
+    """Mean of covariances, one after the other.
 
     Args:
-        mode: "offline" uses the fitted reference of the group. "online" goes through the windows in
-            order, each aligned with the mean covariance up to and including itself, starting from
-            the fitted reference where there is one; later windows never matter. "twice" aligns
-            offline and what comes out online once more, as DBConformer and MVCNet do with test
-            windows within people: for comparison with their numbers.
-        rank_tolerance: Directions whose variance is below this share of the largest are removed
-            instead of amplified (an average reference takes away one).
+        rank_tolerance: See `EuclideanAlignment`.
     """
+
+    def __init__(self, rank_tolerance: float) -> None:
+        self.rank_tolerance = rank_tolerance
+        self.reference: Float[np.ndarray, "channel channel"] = np.zeros((0, 0))
+        self.count = 0
+
+    def add(self, new: Float[np.ndarray, "window channel channel"], n_samples: int) -> None:
+        """Take in covariances of windows of so many samples."""
+        total = new.sum(axis=0) + (self.reference * self.count if self.count else 0.0)
+        self.count += len(new)
+        self.reference = total / self.count
+
+    def state(self) -> dict[str, Any]:
+        """What was learned, as plain data."""
+        return {"count": self.count, "reference": self.reference.tolist()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` wrote."""
+        self.count = int(state["count"])
+        self.reference = np.array(state["reference"], dtype=np.float64)
+
+
+class RiemannianMean:
+    """Riemannian mean of covariances; it needs all of them again for every new one.
+
+    Covariances of few samples are nearly singular, and their logarithms would decide the mean. They
+    are whitened by their arithmetic mean and there shrunk towards the identity (OAS), so that the
+    result does not depend on how the channels are mixed, and directions without variance stay out.
+
+    Args:
+        rank_tolerance: See `RiemannianAlignment`.
+    """
+
+    def __init__(self, rank_tolerance: float) -> None:
+        self.rank_tolerance = rank_tolerance
+        self.reference: Float[np.ndarray, "channel channel"] = np.zeros((0, 0))
+        self.n_samples = 0
+        self.covariances: Float[np.ndarray, "window channel channel"] = np.zeros((0, 0, 0))
+
+    @property
+    def count(self) -> int:
+        """Windows so far."""
+        return len(self.covariances)
+
+    def add(self, new: Float[np.ndarray, "window channel channel"], n_samples: int) -> None:
+        """Take in covariances of windows of so many samples."""
+        self.covariances = np.concatenate([self.covariances, new]) if self.count else new
+        self.n_samples = n_samples
+        mean = self.covariances.mean(axis=0)
+        values, vectors = np.linalg.eigh(mean)
+        keep = values > self.rank_tolerance * max(float(values[-1]), 0.0)
+        if not keep.any():
+            self.reference = mean
+            return
+        values, vectors = values[keep], vectors[:, keep]
+        whiten = vectors * values**-0.5
+        white = whiten.T @ self.covariances @ whiten
+        white = shrunk(white, oas_share(white, self.n_samples))
+        # A constant window has no covariance, hence no logarithm; it says nothing of the others.
+        white = white[np.trace(white, axis1=1, axis2=2) > self.rank_tolerance * len(values)]
+        back = vectors * values**0.5
+        self.reference = back @ riemannian_mean(white) @ back.T
+
+    def state(self) -> dict[str, Any]:
+        """What was learned, as plain data."""
+        return {"n_samples": self.n_samples, "covariances": self.covariances.tolist()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` wrote."""
+        self.add(np.array(state["covariances"], dtype=np.float64), int(state["n_samples"]))
+
+
+class _Alignment:
+    """What both alignments do; they differ in the mean."""
+
+    mean: ClassVar[type[ArithmeticMean] | type[RiemannianMean]]
 
     def __init__(
         self,
         *,
-        mode: Literal["offline", "online", "twice"] = "offline",
+        mode: Literal["offline", "causal", "twice"] = "offline",
         rank_tolerance: float = 1e-8,
     ) -> None:
-        if mode not in ("offline", "online", "twice"):
-            raise ValueError(
-                f"EuclideanAlignment: mode is {mode!r}, expected offline, online or twice."
-            )
+        self._name = type(self).__name__
+        if mode not in _MODES:
+            raise ValueError(f"{self._name}: mode is {mode!r}, expected {', '.join(_MODES)}.")
         self.mode = mode
         self.rank_tolerance = rank_tolerance
-        self.references: dict[str, Float[np.ndarray, "channel channel"]] = {}
-        self.counts: dict[str, int] = {}
+        self.means: dict[str, ArithmeticMean | RiemannianMean] = {}
         self.fitted_on: tuple[Row, ...] = ()
         self._warned = False
+
+    @property
+    def references(self) -> dict[str, Float[np.ndarray, "channel channel"]]:
+        """Mean covariance of each group."""
+        return {group: mean.reference for group, mean in self.means.items()}
 
     def fit(
         self,
@@ -65,14 +137,14 @@ class EuclideanAlignment:
         groups: Sequence[str] | None = None,
         *,
         rows: Sequence[Row] | None = None,
-    ) -> EuclideanAlignment:
+    ) -> Self:
         """Forget everything, then take the mean covariance of each group.
 
         Args:
             groups: Subject or recording of each window; one group if not given.
             rows: What the windows are, for an audit.
         """
-        self.references, self.counts, self.fitted_on = {}, {}, ()
+        self.means, self.fitted_on = {}, ()
         return self.update(x, groups, rows=rows)
 
     def update(
@@ -81,18 +153,13 @@ class EuclideanAlignment:
         groups: Sequence[str] | None = None,
         *,
         rows: Sequence[Row] | None = None,
-    ) -> EuclideanAlignment:
+    ) -> Self:
         """Add windows to the mean covariances."""
-        self.fitted_on += _declared(x, rows, "EuclideanAlignment")
-        for group, members in _members(x, groups, "EuclideanAlignment").items():
-            total = sum(_covariance(x[i], i) for i in members)
-            count = self.counts.get(group, 0)
-            old = self.references.get(group)
-            if old is not None:
-                _check_channels(x, len(old), "EuclideanAlignment")
-                total = total + old * count
-            self.counts[group] = count + len(members)
-            self.references[group] = np.asarray(total / self.counts[group])
+        self.fitted_on += declared(x, rows, self._name)
+        for group, members in self._members(x, groups).items():
+            mean = self.means.setdefault(group, self.mean(self.rank_tolerance))
+            self._check_channels(x, mean)
+            mean.add(np.stack([self._covariance(x[i], i) for i in members]), x.shape[2])
         return self
 
     def transform(
@@ -104,39 +171,37 @@ class EuclideanAlignment:
             ValueError: Offline and a group was not fitted, or the channels differ from the fit.
         """
         result = np.empty(x.shape, dtype=np.float32)
-        for group, members in _members(x, groups, "EuclideanAlignment").items():
-            reference = self.references.get(group)
-            if reference is not None:
-                _check_channels(x, len(reference), "EuclideanAlignment")
-            elif self.mode != "online":
+        for group, members in self._members(x, groups).items():
+            mean = self.means.get(group)
+            if mean is not None:
+                self._check_channels(x, mean)
+            elif self.mode != "causal":
                 name = f"group {group!r}" if group else "anything"
                 raise ValueError(
-                    f"EuclideanAlignment: transform before {name} was fitted (fitted: "
-                    f"{', '.join(map(repr, self.references)) or 'nothing'}). Call fit on its "
-                    'training windows, or use mode="online".'
+                    f"{self._name}: transform before {name} was fitted (fitted: "
+                    f"{', '.join(map(repr, self.means)) or 'nothing'}). Call fit on its "
+                    'training windows, or use mode="causal".'
                 )
-            if self.mode != "online" and reference is not None:
-                root = self._inverse_root(reference, group)
-                for i in members:
-                    result[i] = root @ x[i].astype(np.float64)
+            if self.mode != "causal" and mean is not None:
+                root = self._inverse_root(mean.reference, group)
+                result[members] = root @ x[members].astype(np.float64)
                 continue
-            count = self.counts.get(group, 0)
-            running = np.zeros((x.shape[1], x.shape[1])) if reference is None else reference
+            running = self.mean(self.rank_tolerance) if mean is None else deepcopy(mean)
             for i in members:
-                running = (running * count + _covariance(x[i], i)) / (count + 1)
-                count += 1
-                result[i] = self._inverse_root(running, group) @ x[i].astype(np.float64)
+                running.add(self._covariance(x[i], i)[None], x.shape[2])
+                root = self._inverse_root(running.reference, group)
+                result[i] = root @ x[i].astype(np.float64)
         if self.mode == "twice":
-            again = EuclideanAlignment(mode="online", rank_tolerance=self.rank_tolerance)
+            again = type(self)(mode="causal", rank_tolerance=self.rank_tolerance)
             return again.transform(result, groups)
         return result
 
     def fit_transform(
         self, x: Float[np.ndarray, "window channel time"], groups: Sequence[str] | None = None
     ) -> Float[np.ndarray, "window channel time"]:
-        """Fit on these windows and align them; online, align them causally, then fit."""
-        if self.mode == "online":
-            self.references, self.counts = {}, {}
+        """Fit on these windows and align them; in the causal mode, align them, then fit."""
+        if self.mode == "causal":
+            self.means = {}
             aligned = self.transform(x, groups)
             self.update(x, groups)
             return aligned
@@ -147,18 +212,16 @@ class EuclideanAlignment:
         return {
             "mode": self.mode,
             "rank_tolerance": self.rank_tolerance,
-            "counts": dict(self.counts),
-            "references": {group: value.tolist() for group, value in self.references.items()},
+            "means": {group: mean.state() for group, mean in self.means.items()},
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> EuclideanAlignment:
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
         """The object that wrote `state`."""
         made = cls(mode=state["mode"], rank_tolerance=state["rank_tolerance"])
-        made.counts = {group: int(count) for group, count in state["counts"].items()}
-        made.references = {
-            group: np.array(value, dtype=np.float64) for group, value in state["references"].items()
-        }
+        for group, kept in state["means"].items():
+            made.means[group] = cls.mean(made.rank_tolerance)
+            made.means[group].restore(kept)
         return made
 
     def _inverse_root(
@@ -168,157 +231,102 @@ class EuclideanAlignment:
         keep = values > self.rank_tolerance * max(float(values[-1]), 0.0)
         if not keep.any():
             raise ValueError(
-                f"EuclideanAlignment: the windows of group {group!r} are constant, so they cannot "
+                f"{self._name}: the windows of group {group!r} are constant, so they cannot "
                 "be aligned. Leave them out."
             )
         if not keep.all() and not self._warned:
             self._warned = True
+            power = np.diag(reference)
+            flat = np.flatnonzero(power <= self.rank_tolerance * power.max()).tolist()
+            which = f"channels {', '.join(map(str, flat))} are flat; " if flat else ""
             warnings.warn(
-                f"EuclideanAlignment: the mean covariance of group {group!r} has rank "
-                f"{int(keep.sum())} of {len(keep)} channels (average reference, interpolated or "
-                "flat channels, or few samples); the missing directions are left at zero.",
+                f"{self._name}: the mean covariance of group {group!r} has rank "
+                f"{int(keep.sum())} of {len(keep)} channels ({which}average reference, "
+                "interpolated or flat channels, or few samples take away directions); the missing "
+                "directions are left at zero.",
                 stacklevel=3,
             )
         weight = np.zeros_like(values)
         weight[keep] = values[keep] ** -0.5
         return (vectors * weight) @ vectors.T
 
+    def _members(self, x: np.ndarray, groups: Sequence[str] | None) -> dict[str, list[int]]:
+        """Positions of the windows of each group, in order."""
+        if not len(x):
+            raise ValueError(f"{self._name}: there are no windows.")
+        if groups is not None and len(groups) != len(x):
+            raise ValueError(
+                f"{self._name}: {len(groups)} groups for {len(x)} windows; expected one each."
+            )
+        found: dict[str, list[int]] = {}
+        for i in range(len(x)):
+            found.setdefault(_ALL if groups is None else str(groups[i]), []).append(i)
+        return found
 
-class Standardize:
-    """Subtract a mean and divide by a standard deviation, both fitted on training windows.
+    def _check_channels(self, x: np.ndarray, mean: ArithmeticMean | RiemannianMean) -> None:
+        if mean.count and x.shape[1] != len(mean.reference):
+            raise ValueError(
+                f"{self._name}: fitted on {len(mean.reference)} channels, got {x.shape[1]}. Fit on "
+                "the same montage."
+            )
+
+    def _covariance(self, window: np.ndarray, index: int) -> Float[np.ndarray, "channel channel"]:
+        if window.shape[1] < 2:
+            raise ValueError(
+                f"{self._name}: window {index} has {window.shape[1]} samples, expected 2 or more."
+            )
+        if not np.isfinite(window).all():
+            bad = np.flatnonzero(~np.isfinite(window).all(axis=1))[0]
+            raise ValueError(
+                f"{self._name}: window {index} contains NaN or infinity, first in channel {bad}. "
+                "Leave it out or repair the recording first (InterpolateBads)."
+            )
+        centred = window - window.mean(axis=1, keepdims=True, dtype=np.float64)
+        return centred @ centred.T / (window.shape[1] - 1)
+
+
+class EuclideanAlignment(_Alignment):
+    """Whiten each group of windows with the arithmetic mean of its covariances.
+
+    `fit` and `update` look at windows, `transform` never does so in the offline mode; what the
+    test side contributes is therefore visible in the calls. Offline alignment of test windows
+    with all of them is fit_transform on the test windows: it uses unlabelled test data, and a
+    score made with it should say so. Given the `rows` of the windows, `fitted_on` names them, and
+    `find_leaks(..., fitted=[Fitted("alignment", alignment.fitted_on)])` says it.
 
     Args:
-        per: "channel": each channel its own. "kind": one pair for all channels of a kind, which
-            keeps their relative amplitudes; `fit` and `transform` then take the kinds.
+        mode: "offline" uses the fitted reference of the group. "causal" goes through the windows in
+            order, each aligned with the mean covariance up to and including itself, starting from
+            the fitted reference where there is one; later windows never matter. "twice" aligns
+            offline and what comes out causally once more, as DBConformer and MVCNet do with test
+            windows within people: for comparison with their numbers.
+        rank_tolerance: Directions whose variance is below this share of the largest are removed
+            instead of amplified (an average reference takes away one, a flat channel another).
     """
 
-    def __init__(self, per: Literal["channel", "kind"] = "channel") -> None:
-        if per not in ("channel", "kind"):
-            raise ValueError(f"Standardize: per is {per!r}, expected channel or kind.")
-        self.per = per
-        self.mean: dict[int, float] = {}
-        self.std: dict[int, float] = {}
-        self.fitted_on: tuple[Row, ...] = ()
-
-    def fit(
-        self,
-        x: Float[np.ndarray, "window channel time"],
-        kind: Int[np.ndarray, " channel"] | None = None,
-        *,
-        rows: Sequence[Row] | None = None,
-    ) -> Standardize:
-        """Take the statistics of training windows.
-
-        Args:
-            kind: `Kind` of each channel, for `per="kind"`.
-            rows: What the windows are, for an audit; kept as `fitted_on`.
-        """
-        if not x.size:
-            raise ValueError("Standardize: there are no windows to fit.")
-        keys = self._keys(x, kind)
-        mean, std = {}, {}
-        for key in np.unique(keys):
-            values = x[:, keys == key]
-            if not np.isfinite(values).all():
-                raise ValueError(
-                    f"Standardize: {self.per} {int(key)} contains NaN or infinity in the training "
-                    "windows. Repair or leave out those recordings."
-                )
-            mean[int(key)] = float(values.mean(dtype=np.float64))
-            std[int(key)] = float(values.std(dtype=np.float64))
-        flat = [key for key, value in std.items() if value == 0]
-        if flat:
-            warnings.warn(
-                f"Standardize: {len(flat)} of {len(std)} {self.per}s are constant in the training "
-                "windows; they come out as zero.",
-                stacklevel=2,
-            )
-        self.mean, self.std = mean, std
-        self.fitted_on = _declared(x, rows, "Standardize")
-        return self
-
-    def transform(
-        self,
-        x: Float[np.ndarray, "window channel time"],
-        kind: Int[np.ndarray, " channel"] | None = None,
-    ) -> Float[np.ndarray, "window channel time"]:
-        """Windows with the training mean and scale removed; float32.
-
-        Raises:
-            ValueError: Before `fit`, or with channels or kinds that were not fitted.
-        """
-        if not self.mean:
-            raise ValueError("Standardize: call fit on the training windows before transform.")
-        keys = self._keys(x, kind)
-        unknown = sorted(set(keys.tolist()) - set(self.mean))
-        if unknown or (self.per == "channel" and x.shape[1] != len(self.mean)):
-            raise ValueError(
-                f"Standardize: fitted on {len(self.mean)} {self.per}s {sorted(self.mean)[:8]}, got "
-                f"{x.shape[1]} channels{f' with unknown {self.per} {unknown}' if unknown else ''}. "
-                "Fit on windows of the same montage."
-            )
-        mean = np.array([self.mean[key] for key in keys.tolist()])
-        std = np.array([self.std[key] for key in keys.tolist()])
-        scale = np.divide(1.0, std, out=np.zeros_like(std), where=std > 0)
-        return ((x - mean[:, None]) * scale[:, None]).astype(np.float32)
-
-    def state(self) -> dict[str, Any]:
-        """Everything fitted, as plain dicts and numbers."""
-        return {"per": self.per, "mean": dict(self.mean), "std": dict(self.std)}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Standardize:
-        """The object that wrote `state`; keys may have become strings on the way through JSON."""
-        made = cls(state["per"])
-        made.mean = {int(key): float(value) for key, value in state["mean"].items()}
-        made.std = {int(key): float(value) for key, value in state["std"].items()}
-        return made
-
-    def _keys(self, x: np.ndarray, kind: np.ndarray | None) -> np.ndarray:
-        if self.per == "channel":
-            return np.arange(x.shape[1])
-        if kind is None or len(kind) != x.shape[1]:
-            raise ValueError(
-                f'Standardize: per="kind" needs the kind of each of the {x.shape[1]} channels, got '
-                f"{'none' if kind is None else len(kind)}."
-            )
-        return np.asarray(kind, dtype=np.int64)
+    mean = ArithmeticMean
 
 
-def _members(x: np.ndarray, groups: Sequence[str] | None, where: str) -> dict[str, list[int]]:
-    """Positions of the windows of each group, in order."""
-    if not len(x):
-        raise ValueError(f"{where}: there are no windows.")
-    if groups is not None and len(groups) != len(x):
-        raise ValueError(f"{where}: {len(groups)} groups for {len(x)} windows; expected one each.")
-    found: dict[str, list[int]] = {}
-    for i in range(len(x)):
-        found.setdefault(_ALL if groups is None else str(groups[i]), []).append(i)
-    return found
+class RiemannianAlignment(_Alignment):
+    """Whiten each group of windows with the Riemannian mean of its covariances.
+
+    A few windows with artefacts move this mean less than the arithmetic one. The causal form takes
+    a time per window that grows with the windows before.
+
+    Args:
+        mode: As in `EuclideanAlignment`.
+        rank_tolerance: As in `EuclideanAlignment`.
+    """
+
+    mean = RiemannianMean
 
 
-def _declared(x: np.ndarray, rows: Sequence[Row] | None, where: str) -> tuple[Row, ...]:
+def declared(x: np.ndarray, rows: Sequence[Row] | None, where: str) -> tuple[Row, ...]:
+    """The rows of windows, one for each, or none.
+
+    Raises:
+        ValueError: Another number of rows than windows.
+    """
     if rows is not None and len(rows) != len(x):
         raise ValueError(f"{where}: {len(rows)} rows for {len(x)} windows; expected one each.")
     return tuple(rows or ())
-
-
-def _check_channels(x: np.ndarray, fitted: int, where: str) -> None:
-    if x.shape[1] != fitted:
-        raise ValueError(
-            f"{where}: fitted on {fitted} channels, got {x.shape[1]}. Fit on the same montage."
-        )
-
-
-def _covariance(window: np.ndarray, index: int) -> Float[np.ndarray, "channel channel"]:
-    if window.shape[1] < 2:
-        raise ValueError(
-            f"EuclideanAlignment: window {index} has {window.shape[1]} samples, expected 2 or more."
-        )
-    if not np.isfinite(window).all():
-        raise ValueError(
-            f"EuclideanAlignment: window {index} contains NaN or infinity. Leave it out or repair "
-            "the recording first (InterpolateBads)."
-        )
-    centred = window - window.mean(axis=1, keepdims=True, dtype=np.float64)
-    return centred @ centred.T / (window.shape[1] - 1)

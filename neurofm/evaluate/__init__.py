@@ -1,5 +1,6 @@
 """Protocols, classical baselines, probes, and suites that compare many methods."""
 
+from neurofm.evaluate.aligned import Aligned
 from neurofm.evaluate.braindecode_classifier import BraindecodeClassifier
 from neurofm.evaluate.classical import (
     WindowPipeline,
@@ -18,6 +19,7 @@ from neurofm.evaluate.classical import (
     xdawn_lda,
     xdawn_tangent_lr,
 )
+from neurofm.evaluate.equal_priors import EqualPriors
 from neurofm.evaluate.erp_features import FeatureClassifier, WindowFeatures
 from neurofm.evaluate.fold import predict_fold, refuse_seen_people
 from neurofm.evaluate.model_classifier import ModelClassifier
@@ -34,7 +36,9 @@ from neurofm.evaluate.suite_cards import read_suite
 from neurofm.evaluate.suites import Suite, nested_share
 
 __all__ = [
+    "Aligned",
     "BraindecodeClassifier",
+    "EqualPriors",
     "FeatureClassifier",
     "FoldScores",
     "LinearProbe",

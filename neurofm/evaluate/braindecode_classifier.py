@@ -19,7 +19,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
 
-from neurofm.data.align import Standardize
+from neurofm.data.standardize import Standardize
 from neurofm.models.braindecode import BraindecodeModel
 from neurofm.shapes import Float
 

@@ -100,7 +100,7 @@ def _network(config: dict[str, Any], tensors: Tensors) -> Tensors:
 
 
 def _aligned(x: Tensor) -> Tensors:
-    offline, online = EuclideanAlignment(), EuclideanAlignment(mode="online")
+    offline, online = EuclideanAlignment(), EuclideanAlignment(mode="causal")
     windows = x.numpy()
     return {
         "out.offline": torch.from_numpy(offline.fit_transform(windows)),

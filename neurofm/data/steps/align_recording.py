@@ -1,6 +1,7 @@
-"""Euclidean alignment of one recording at a time, as a preprocessing step.
+"""Alignment of one recording at a time, as a preprocessing step.
 
-Source: He & Wu 2020 (arXiv 1808.05464), as in front of MIRepNet (arXiv 2507.20254).
+Source: He & Wu 2020 (arXiv 1808.05464), as in front of MIRepNet (arXiv 2507.20254); Zanini et al.
+2018 (Riemannian).
 Axes: window, channel, time.
 """
 
@@ -8,17 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from neurofm.cards import configured
-from neurofm.data.align import EuclideanAlignment
+from neurofm.data.align import EuclideanAlignment, RiemannianAlignment
 from neurofm.data.steps.causal import Tiles, run_causal
 from neurofm.data.steps.channels import kinds_of
 from neurofm.data.steps.step import noted, require_finite, stretches
 from neurofm.io.quality import matches
 from neurofm.shapes import Float
 from neurofm.types import Signal
+
+_ALIGNMENTS = {"euclidean": EuclideanAlignment, "riemannian": RiemannianAlignment}
 
 
 @configured
@@ -39,6 +43,8 @@ class AlignRecording:
         kinds: Kinds of channels to align, each kind by itself; others stay as they are.
         causal: Whiten with the mean covariance of all tiles of `window_s` before; the first tile is
             marked as BAD. A stream has no events, so that there can be no `labels`.
+        metric: Of the mean: "euclidean", or "riemannian", which a few windows with artefacts move
+            less; causally its time grows with the recording.
     """
 
     labels: Sequence[str] | None = None
@@ -46,13 +52,23 @@ class AlignRecording:
     offset_s: float = 0.0
     kinds: Sequence[str] = ("eeg",)
     causal: bool = False
+    metric: Literal["euclidean", "riemannian"] = "euclidean"
 
     def __post_init__(self) -> None:
+        if self.metric not in _ALIGNMENTS:
+            raise ValueError(
+                f"AlignRecording: metric is {self.metric!r}, expected {' or '.join(_ALIGNMENTS)}."
+            )
         if self.causal and self.labels is not None:
             raise ValueError(
                 f"AlignRecording: causal with labels {list(self.labels)}, but a stream has no "
                 "events. Leave `labels` out: tiles of `window_s` make the covariance."
             )
+
+    @property
+    def align(self) -> str:
+        """What the step uses of the windows that are decoded, for records."""
+        return f"{self.metric} {'causal' if self.causal else 'offline'}"
 
     def __call__(self, signal: Signal) -> Signal:
         """The recording, its aligned channels without unit, amplitudes near 1.
@@ -68,14 +84,15 @@ class AlignRecording:
         data = signal.data.copy()
         for own in self._groups(signal).values():
             windows = _cut(signal.data[own], starts, n)
-            data[own] = EuclideanAlignment().fit(windows).transform(signal.data[None, own])[0]
+            alignment = _ALIGNMENTS[self.metric]().fit(windows)
+            data[own] = alignment.transform(signal.data[None, own])[0]
         line = f"{self._aligned(signal)} over {len(starts)} windows of {self.window_s:g} s"
         return noted(signal, data, line)
 
     def running(self, signal: Signal) -> Tiles:
         """The causal form at the signal's rate."""
         groups = list(self._groups(signal).values())
-        fitted = [EuclideanAlignment() for _ in groups]
+        fitted = [_ALIGNMENTS[self.metric]() for _ in groups]
         n = round(self.window_s * signal.sfreq)
         self._check_length(n, signal)
 
@@ -101,7 +118,7 @@ class AlignRecording:
 
     def _aligned(self, signal: Signal) -> str:
         parts = [f"{len(own)} {name} channels" for name, own in self._groups(signal).items()]
-        return f"Euclidean alignment of {' and '.join(parts)}"
+        return f"{self.metric.capitalize()} alignment of {' and '.join(parts)}"
 
     def _groups(self, signal: Signal) -> dict[str, np.ndarray]:
         """Channels of each kind that is aligned."""

@@ -62,17 +62,19 @@ def xdawn_tangent_lr(*, n_components: int = 4, c: float = 0.1) -> WindowPipeline
 
 
 @callable_from_cards
-def erp_tangent_lr(*, c: float = 0.1) -> WindowPipeline:
+def erp_tangent_lr(*, c: float = 0.1, scale: bool = True, balanced: bool = True) -> WindowPipeline:
     """Covariances of windows and the mean response of each class, tangent space, then regression.
 
     For few channels: with n of them and k classes the matrices have (k + 1) n rows.
 
     Args:
         c: Inverse strength of the ridge penalty.
+        scale: z-score features. The penalty then weighs noise and responses alike: with four
+            channels 1 to 3 points of the area under the curve are lost.
+        balanced: Classes weigh equally, however many windows they have.
     """
-    return WindowPipeline(
-        Pipeline([("covariance", ERPCovariances(estimator="oas")), *tangent_steps(c)])
-    )
+    steps = tangent_steps(c, balanced=balanced, scale=scale)
+    return WindowPipeline(Pipeline([("covariance", ERPCovariances(estimator="oas")), *steps]))
 
 
 @callable_from_cards

@@ -250,13 +250,14 @@ class Spectrum(TransformerMixin, BaseEstimator):
 
 
 class SpectralSNR(TransformerMixin, BaseEstimator):
-    """How far the power at given frequencies stands out of its neighbours, log, as features.
+    """How far the power at given frequencies stands out of its neighbours, as features.
 
     Args:
         frequencies: Of the stimuli, Hz.
         harmonics: Multiples of each, 1 = the frequency alone.
         neighbours: Frequencies on each side that are averaged; the ones next to it, into which the
             taper leaks, are left out.
+        log: Logarithm of the ratio.
         sfreq: Hz.
     """
 
@@ -266,11 +267,13 @@ class SpectralSNR(TransformerMixin, BaseEstimator):
         *,
         harmonics: int = 1,
         neighbours: int = 4,
+        log: bool = True,
         sfreq: float | None = None,
     ) -> None:
         self.frequencies = frequencies
         self.harmonics = harmonics
         self.neighbours = neighbours
+        self.log = log
         self.sfreq = sfreq
 
     def fit(self, x: np.ndarray, y: np.ndarray | None = None) -> SpectralSNR:
@@ -303,7 +306,8 @@ class SpectralSNR(TransformerMixin, BaseEstimator):
                     "harmonics, longer windows or another frequency."
                 )
             parts.append(_log(power[..., at]) - _log(power[..., beside].mean(axis=2)))
-        return np.stack(parts, axis=2).reshape(len(x), -1)
+        ratio = np.stack(parts, axis=2).reshape(len(x), -1)
+        return ratio if self.log else np.exp(ratio)
 
 
 class EveryKth(TransformerMixin, BaseEstimator):

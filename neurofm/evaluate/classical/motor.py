@@ -38,13 +38,15 @@ def shrinkage_lda() -> LinearDiscriminantAnalysis:
     return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
 
 
-def tangent_steps(c: float, *, balanced: bool = True) -> list[tuple[str, object]]:
+def tangent_steps(
+    c: float, *, balanced: bool = True, scale: bool = True
+) -> list[tuple[str, object]]:
     """From covariances to classes: tangent space at their mean, z-score, logistic regression."""
     metric = {"mean": riemannian_mean, "map": "riemann"}
     weight = "balanced" if balanced else None
     return [
         ("tangent", TangentSpace(metric=metric)),
-        ("scale", StandardScaler()),
+        *([("scale", StandardScaler())] if scale else []),
         ("lr", LogisticRegression(C=c, class_weight=weight, max_iter=1000)),
     ]
 

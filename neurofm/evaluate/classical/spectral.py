@@ -7,10 +7,11 @@ Axes: window channel time.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.calibration import CalibratedClassifierCV
+from scipy.special import expit
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
@@ -32,17 +33,14 @@ def band_power_svm(
 ) -> WindowPipeline:
     """Log power of each channel in each band, z-score, support vectors with a Gaussian kernel.
 
-    Probabilities are a sigmoid of the distance (Platt), fitted on held-out thirds of the training
-    windows.
-
     Args:
         bands: Lower and upper edges, Hz.
         c: Cost of a training window on the wrong side.
         sfreq: Hz, if `fit` is not told.
     """
-    svm = CalibratedClassifierCV(SVC(C=c), cv=3, ensemble=False)
+    svm = FromDecision(SVC(C=c, class_weight="balanced"))
     steps = [("power", BandPower(bands)), ("scale", StandardScaler()), ("svm", svm)]
-    return WindowPipeline(Pipeline(steps), sfreq=sfreq, min_windows=3)
+    return WindowPipeline(Pipeline(steps), sfreq=sfreq)
 
 
 @callable_from_cards
@@ -82,7 +80,7 @@ def spectrum_ridge(
     steps = [
         ("spectrum", Spectrum(low, high, segment_s=segment_s)),
         ("scale", StandardScaler()),
-        ("ridge", RidgeProbability(alpha)),
+        ("ridge", FromDecision(RidgeClassifier(alpha, class_weight="balanced"), link="linear")),
     ]
     return WindowPipeline(Pipeline(steps), sfreq=sfreq)
 
@@ -110,6 +108,7 @@ def snr_lda(
     frequencies: Sequence[float],
     harmonics: int = 1,
     neighbours: int = 4,
+    log: bool = True,
     sfreq: float | None = None,
 ) -> WindowPipeline:
     """Power at the frequencies of flickering stimuli against neighbours, linear discriminant.
@@ -118,40 +117,47 @@ def snr_lda(
         frequencies: Hz.
         harmonics: Multiples of each frequency, 1 = itself alone.
         neighbours: Frequencies on each side that are averaged.
+        log: Logarithm of the ratio.
         sfreq: Hz, if `fit` is not told.
     """
-    snr = SpectralSNR(frequencies, harmonics=harmonics, neighbours=neighbours)
+    snr = SpectralSNR(frequencies, harmonics=harmonics, neighbours=neighbours, log=log)
     return WindowPipeline(Pipeline([("snr", snr), ("lda", shrinkage_lda())]), sfreq=sfreq)
 
 
-class RidgeProbability(ClassifierMixin, BaseEstimator):
-    """Ridge regression onto classes, classes weighing equally; its output is read as probability.
+class FromDecision(ClassifierMixin, BaseEstimator):
+    """Probabilities from the decision values of a classifier that has no probabilities.
 
-    Least squares onto -1 and 1 estimates 2 p - 1, which is cut to what a probability can be.
+    Their order is that of the values; they are not calibrated. Calibrating them on held-out parts
+    of the training windows (Platt) turns weak decoders of few windows upside down: what a class has
+    too little in a part it has too much in the rest.
 
     Args:
-        alpha: Strength of the penalty.
+        estimator: With `decision_function`.
+        link: "logistic"; or "linear" for least squares onto -1 and 1, which estimate 2 p - 1.
     """
 
-    def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = alpha
+    def __init__(
+        self, estimator: BaseEstimator, *, link: Literal["logistic", "linear"] = "logistic"
+    ) -> None:
+        self.estimator = estimator
+        self.link = link
 
-    def fit(self, x: Float[np.ndarray, "window feature"], y: np.ndarray) -> RidgeProbability:
+    def fit(self, x: Float[np.ndarray, "window feature"], y: np.ndarray) -> FromDecision:
         """Fit on features."""
-        self.ridge_ = RidgeClassifier(self.alpha, class_weight="balanced").fit(x, y)
-        self.classes_ = self.ridge_.classes_
+        self.estimator_ = clone(self.estimator).fit(x, y)
+        self.classes_ = self.estimator_.classes_
         return self
 
     def predict_proba(
         self, x: Float[np.ndarray, "window feature"]
     ) -> Float[np.ndarray, "window output"]:
         """Probability of each class."""
-        score = self.ridge_.decision_function(x)
+        score = self.estimator_.decision_function(x)
         if score.ndim == 1:
             score = np.stack([-score, score], axis=1)
-        p = np.clip((1 + score) / 2, 1e-3, 1)
+        p = np.clip((1 + score) / 2, 1e-3, 1) if self.link == "linear" else expit(score)
         return p / p.sum(axis=1, keepdims=True)
 
     def predict(self, x: Float[np.ndarray, "window feature"]) -> np.ndarray:
         """The most probable class."""
-        return self.ridge_.predict(x)
+        return self.estimator_.predict(x)
