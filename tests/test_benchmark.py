@@ -41,16 +41,22 @@ def card_of(small: Any) -> dict[str, Any]:
     return {
         "description": "Does it run?",
         "version": 1,
-        "metric": "balanced_accuracy",
+        "metrics": ["balanced_accuracy"],
         "reference": "csp",
-        "data": {
-            "datasets": [corpus],
-            "store": str(small.folder / "store"),
-            "labels": ["left_hand", "right_hand"],
+        "datasets": {
+            "toy": {
+                "data": {
+                    "datasets": [corpus],
+                    "store": str(small.folder / "store"),
+                    "labels": ["left_hand", "right_hand"],
+                },
+                "groups": [["1"], ["2"]],
+                "protocols": ["crossed_groups"],
+            }
         },
-        "people": [["1"], ["2"]],
-        "train": ["1"],
-        "test": ["2"],
+        "protocols": {
+            "crossed_groups": {"folds": "crossed_groups", "train": ["1"], "test": ["2"]},
+        },
         "shares": [0.5, 1.0],
         "seeds": [0],
         "methods": {
@@ -129,6 +135,13 @@ def test_every_cell_leaves_one_record(done: tuple[Path, Path]) -> None:
         assert (record["pretraining_cpu_s"] > 0) == (record["weights"] == "pretrained")
 
 
+def balanced_accuracy(test: dict[str, Any]) -> float:
+    """Of one person; classes of equal probability share a window."""
+    p, y = np.array(test["p"]), np.array(test["y"])
+    hit = (p[np.arange(len(y)), y] == p.max(1)) / (p == p.max(1, keepdims=True)).sum(1)
+    return float(np.mean([hit[y == k].mean() for k in np.unique(y)]))
+
+
 def test_table_and_csv_agree_with_the_records(done: tuple[Path, Path]) -> None:
     records = records_in(done[1])
     with (done[1] / "results.csv").open(encoding="utf-8") as file:
@@ -138,11 +151,10 @@ def test_table_and_csv_agree_with_the_records(done: tuple[Path, Path]) -> None:
     assert len(rows) == 2 * (1 + 4)
     for row in rows:
         own = [
-            value["balanced_accuracy"]
+            balanced_accuracy(r["test"])
             for r in records
-            if (r["method"], r["weights"], r["reading"]) == tuple(list(row.values())[:3])
+            if all(r[key] == row[key] for key in ("method", "weights", "reading"))
             and r["share"] == float(row["share"])
-            for value in r["people"].values()
         ]
         assert float(row["balanced_accuracy"]) == pytest.approx(np.mean(own), abs=1e-4)
         assert f"{100 * np.mean(own):.1f}" in table
@@ -179,14 +191,14 @@ def test_a_killed_run_continues_with_what_has_no_record(
 
 
 def test_a_changed_setting_is_another_cell(done: tuple[Path, Path], tmp_path: Path) -> None:
-    from neurofm.cli.benchmark.running import keys_of
-    from neurofm.evaluate.suites import read_suite
+    from neurofm.cli.benchmark.running import plan_of
+    from neurofm.evaluate import read_suite
 
     card = yaml.safe_load(done[0].read_text(encoding="utf-8"))
     card["methods"]["tiny"]["finetune"]["steps"] = 3
     (tmp_path / "toy.yaml").write_text(yaml.safe_dump(card, sort_keys=False))
     before, after = (
-        dict(keys_of(read_suite(str(file)), pretraining=False))
+        dict(plan_of(read_suite(str(file)), pretraining=False).cells)
         for file in (done[0], tmp_path / "toy.yaml")
     )
 
@@ -199,16 +211,17 @@ def test_a_model_that_saw_a_person_who_is_decoded_is_refused(
     done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from neurofm.cli.benchmark.decoding import Group, Runner
-    from neurofm.cli.benchmark.running import keys_of
-    from neurofm.evaluate.suites import Suite, read_suite
+    from neurofm.cli.benchmark.running import plan_of
+    from neurofm.evaluate.suite_cards import read_suite
+    from neurofm.evaluate.suites import Suite
 
     suite = read_suite(str(done[0]))
     cells = [
         item
-        for item in keys_of(suite, pretraining=False)
+        for item in plan_of(suite, pretraining=False).cells
         if item[0].weights == "pretrained" and item[0].fold == 0
     ]
-    monkeypatch.setattr(Suite, "others", lambda self, fold: ["1", "2"])
+    monkeypatch.setattr(Suite, "others", lambda self, dataset, rows, split: ["1", "2"])
 
     with pytest.raises(ValueError, match=r"1 of the 1 people who are decoded .*sub-001"):
         Runner(suite, tmp_path)(Group(tuple(cells)))
@@ -301,29 +314,32 @@ def test_a_split_that_leaks_and_a_missing_class_are_refused() -> None:
 
 
 def test_an_unknown_suite_or_method_is_named_with_near_misses(done: tuple[Path, Path]) -> None:
-    from neurofm.evaluate.suites import read_suite
+    from neurofm.evaluate.suite_cards import read_suite
 
     with pytest.raises(FileNotFoundError, match="Did you mean pretraining"):
         read_suite("pretrainig")
     with pytest.raises(ValueError, match="Did you mean tiny"):
         read_suite(str(done[0]), methods=["tini"])
-    with pytest.raises(ValueError, match="no `validation` runs"):
+    with pytest.raises(ValueError, match="no `validation` for crossed_groups"):
         read_suite(str(done[0]), validation=True)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"people": [["1"], ["1", "2"]]}, "without a common person"),
+        ({"protocols": {"crossed_groups": {"folds": "crossed"}}}, "expected one of leave_one_run"),
+        ({"protocols": {"other": {"folds": "chronological"}}}, "dataset toy names the protocols"),
+        ({"protocols": {"crossed_groups": {"folds": "crossed_groups", "k": 3}}}, "has k; crossed"),
         ({"shares": [0.5, 0.2]}, "increasing"),
         ({"methods": {"m": {"data": {}}}}, "expected an `estimator`"),
+        ({"methods": {"m": {"data": {}, "model": {}, "readout": {}}}}, r"needs \['stages'"),
         ({"seeds": None}, "a suite needs seeds"),
     ],
 )
 def test_a_suite_card_that_says_nonsense_is_refused(
     done: tuple[Path, Path], tmp_path: Path, change: dict[str, Any], words: str
 ) -> None:
-    from neurofm.evaluate.suites import read_suite
+    from neurofm.evaluate.suite_cards import read_suite
 
     card = yaml.safe_load(done[0].read_text(encoding="utf-8")) | change
     card = {key: value for key, value in card.items() if value is not None}

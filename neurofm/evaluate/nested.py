@@ -27,11 +27,12 @@ Fold = tuple[tuple[int, ...], tuple[int, ...]]  # training and held-out position
 def _groups(rows: Sequence[Row], by: str) -> list[list[int]]:
     """Windows of each group that the outer fold separates; none if there are fewer than two."""
     for entity in _WIDER.get(by, (by,) if by == "recording" else ()):
-        found: dict[str | None, list[int]] = {}
+        found: dict[tuple[str | None, ...], list[int]] = {}
         for i, row in enumerate(rows):
-            found.setdefault(getattr(row, entity), []).append(i)
-        if len(found) > 1 and None not in found:
-            return [found[name] for name in sorted(found, key=_natural)]
+            session = (row.session,) if entity == "run" else ()
+            found.setdefault((*session, getattr(row, entity)), []).append(i)
+        if len(found) > 1 and not any(at[-1] is None for at in found):
+            return [found[at] for at in sorted(found, key=lambda at: [*map(_natural, at)])]
     return []
 
 

@@ -99,16 +99,26 @@ def within_subject(rows: Sequence[Row], *, by: Literal["run", "session"] = "run"
     folds = []
     for subject in dict.fromkeys(row.subject for row in rows):
         own = [i for i, row in enumerate(rows) if row.subject == subject]
-        parts = list(dict.fromkeys(getattr(rows[i], by) for i in own))
+        # A run of one session is not the run of the same name of another.
+        part = {i: (rows[i].session, rows[i].run) if by == "run" else rows[i].session for i in own}
+        parts = list(dict.fromkeys(part.values()))
+        names = [getattr(rows[next(i for i in own if part[i] == at)], by) for at in parts]
         if len(parts) < 2:
             raise ValueError(
-                f"within_subject: subject {subject} has the {by}s {parts}, at least two are "
+                f"within_subject: subject {subject} has the {by}s {names}, at least two are "
                 "needed. Leave the subject out, or split by time."
             )
-        for part in parts:
-            test = tuple(i for i in own if getattr(rows[i], by) == part)
-            train = tuple(i for i in own if getattr(rows[i], by) != part)
-            folds.append(Split(train, (), test, name=f"{subject}, {by} {part}", by=by))
+        for at, name in zip(parts, names, strict=True):
+            session = f"session {at[0]}, " if at and names.count(name) > 1 else ""
+            folds.append(
+                Split(
+                    train=tuple(i for i in own if part[i] != at),
+                    validate=(),
+                    test=tuple(i for i in own if part[i] == at),
+                    name=f"{subject}, {session}{by} {name}",
+                    by=by,
+                )
+            )
     return folds
 
 

@@ -71,7 +71,8 @@ def read_suite(
     lacking = [p for p, spec in card["protocols"].items() if "validation" not in spec]
     if validation and lacking:
         raise ValueError(
-            f"{file}: no `validation` for {', '.join(lacking)}; its settings cannot be chosen by it."
+            f"{file}: no `validation` for {', '.join(lacking)}, so that nothing is kept to choose "
+            "settings by."
         )
     return Suite(file.stem, card, validation)
 

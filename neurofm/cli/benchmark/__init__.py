@@ -1,7 +1,8 @@
 """`neurofm benchmark SUITE`: compare methods on the same people, windows and labels.
 
 Every cell (data set, fold of a protocol, method, weights, way of reading, share of labels, seed)
-leaves one record; the same command continues where it was stopped. Then table, figure and report are made of the records.
+leaves one record; the same command continues where it was stopped. Then table, figure and report
+are made of the records.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Networks of a suite: pretrained, random or trained from scratch; read by a probe or fine-tuned."""
+"""Networks of a suite: pretrained, random or from scratch; read by a probe or trained on."""
 
 from __future__ import annotations
 
@@ -116,8 +116,8 @@ class Network:
         if spec["model"] != self.method["model"]:
             if self.batch.tokens is not None or cell.weights == "pretrained":
                 raise ValueError(
-                    f"{cell.method}: `choose` changes the model ({list(values)}), which has trained "
-                    "weights or a frozen tokenizer. Choose among `finetune` and `readout` values."
+                    f"{cell.method}: `choose` changes the model ({list(values)}), which has "
+                    "trained weights or a frozen tokenizer. Choose `finetune` or `readout` values."
                 )
             lightning.seed_everything(cell.seed, verbose=False)
             model = cast(nn.Module, cards.build(spec["model"])).eval()
@@ -158,8 +158,9 @@ class FineTuned:
     Args:
         model: Is not changed.
         readout: As `class_path`/`init_args`.
-        how: `task`: arguments of `Decode`, or `class_path`/`init_args` of another task; `batch_size`;
-            `steps`, the same for any number of windows, or `epochs`; `trainer`: further arguments.
+        how: `task`: arguments of `Decode`, or `class_path`/`init_args` of another task;
+            `batch_size`; `steps`, the same for any number of windows, or `epochs`; `trainer`:
+            further arguments.
             With `validate`, a share of the training side, training ends where the loss of these
             windows is least (`patience` epochs without a lower one end it early).
         seed: Of readout, dropout, order and held-out people.
@@ -183,7 +184,9 @@ class FineTuned:
         self.classes_ = np.arange(self.task.n_outputs)
         batch = replace(x, y=torch.from_numpy(y).long())
         rest = sorted(set(range(len(y))) - set(held))
-        loader = Shuffled(take(batch, rest) if held else batch, self.how["batch_size"], seed=self.seed)
+        loader = Shuffled(
+            take(batch, rest) if held else batch, self.how["batch_size"], seed=self.seed
+        )
         limits = self._limits(len(loader))
         best = None
         if held:

@@ -1,4 +1,4 @@
-"""The windows of one data set as one method sees them, the folds on them, and what cells are called.
+"""The windows of a data set as a method sees them, the folds on them, and what cells are called.
 
 Recordings are prepared once; a process keeps the windows of the last few combinations in memory, so
 that no fold filters or reads anything again.
