@@ -76,7 +76,8 @@ class Facts:
         """
         lists = {"labels", "datasets", "preprocess", "channels"}
         try:
-            return cls(**{k: tuple(v) if k in lists else v for k, v in given.items()})
+            arguments: dict[str, Any] = {k: tuple(v) if k in lists else v for k, v in given.items()}
+            return cls(**arguments)
         except TypeError as error:
             raise ValueError(f"{where}: not the description of a decoder ({error}).") from error
 
@@ -219,7 +220,7 @@ def _facts(file: Path, model: nn.Module, dataset: str | None) -> Facts:
 
 def _amplitude(model: nn.Module) -> float:
     known: Mapping[str, Any] = getattr(model, "_amplitudes", None) or {}
-    return float(next(iter(known.values()), {}).get("median", 1.0))
+    return next((float(values["median"]) for values in known.values()), 1.0)
 
 
 def _plain(steps: Sequence[Step]) -> list[Any]:

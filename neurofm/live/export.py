@@ -185,8 +185,8 @@ def _header(decoder: RunDecoder, processing: Processing, n: int, any_batch: bool
 
 def _torchscript(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool) -> None:
     fixed.answers = None  # a trace takes decisions as it meets them
-    traced = torch.jit.trace(fixed, (x,), check_trace=False, strict=False)  # type: ignore
-    torch.jit.save(traced, str(path), _extra_files={HEADER: header})  # type: ignore
+    traced = torch.jit.trace(fixed, (x,), check_trace=False, strict=False)
+    torch.jit.save(traced, str(path), _extra_files={HEADER: header})
 
 
 def _torch(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool) -> None:
@@ -213,7 +213,7 @@ def _onnx(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool
     except Exception:  # operations that only the newer exporter knows
         torch.onnx.export(
             _program(fixed, x, any_batch),
-            None,
+            (),
             path,
             dynamo=True,
             external_data=False,

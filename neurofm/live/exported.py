@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -111,12 +112,14 @@ def _torchscript(path: Path) -> tuple[str, Function]:
     extra = {HEADER: ""}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)  # type: ignore
+        module = torch.jit.load(str(path), map_location="cpu", _extra_files=extra)
     header = extra[HEADER]
     return header.decode() if isinstance(header, bytes) else header, _on_tensors(module)
 
 
 def _torch(path: Path) -> tuple[str, Function]:
+    if not zipfile.is_zipfile(path):
+        raise OSError("not a zip archive")
     extra = {HEADER: ""}
     module = torch.export.load(path, extra_files=extra).module()
     return extra[HEADER], _on_tensors(module)

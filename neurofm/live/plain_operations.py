@@ -32,6 +32,18 @@ class Pair:
         """Of either part."""
         return self.real.shape
 
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func not in _PLAIN:
+            raise ValueError(f"export: {func} of complex numbers has no plain form.")
+        return _PLAIN[func](*args, **(kwargs or {}))
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Pair:
         return Pair(change(self.real), change(self.imag))
 

@@ -10,7 +10,7 @@ Axes: channel time.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -127,12 +127,12 @@ class Processing:
             self.notes += [note] if note else []
             head = self._add(form, head)
         if channels:
-            form = _in_order(head, channels)
-            if form is not None:
+            chosen = _in_order(head, channels)
+            if chosen is not None:
                 self.notes.append(
                     f"{len(channels)} of {len(head.sensors)} channels, put in the order of training"
                 )
-                head = self._add(form, head)
+                head = self._add(chosen, head)
         self.head = replace(head, events=())
 
     def _add(self, step: Step, head: Signal) -> Signal:
@@ -187,13 +187,13 @@ class Processing:
         return [spec_of(step) for step in self.steps]
 
 
-def _in_order(head: Signal, channels: Sequence[str]) -> Callable[[Signal], Signal] | None:
+def _in_order(head: Signal, channels: Sequence[str]) -> PickChannels | None:
     """A choice of channels by any spelling; None if they are right already."""
     have = {standard_name(name).upper(): name for name in head.sensors.names}
     wanted = [standard_name(name).upper() for name in channels]
     missing = [own for own, name in zip(channels, wanted, strict=True) if name not in have]
     if missing:
-        near = difflib.get_close_matches(standard_name(missing[0]).upper(), have, n=3)
+        near = difflib.get_close_matches(standard_name(missing[0]).upper(), have, n=3, cutoff=0.5)
         hint = f" Near {missing[0]}: {', '.join(have[name] for name in near)}." if near else ""
         raise ValueError(
             f"the stream lacks {len(missing)} of the {len(channels)} channels that the model was "
