@@ -233,7 +233,7 @@ def test_test_windows_do_not_reach_the_training_of_a_network(small: Any) -> None
 def test_training_ends_with_the_weights_that_held_out_windows_like_best() -> None:
     import torch
 
-    from neurofm.cli.benchmark.networks import Best
+    from neurofm.tasks.in_memory import Best
 
     class Constant(torch.nn.Module):
         def __init__(self) -> None:
@@ -253,4 +253,4 @@ def test_training_ends_with_the_weights_that_held_out_windows_like_best() -> Non
         best.on_train_epoch_end(trainer, task)  # type: ignore[arg-type]
 
     assert trainer.should_stop
-    assert best.restore(task) == 2 and float(task.w[1]) == pytest.approx(0.9)
+    assert best.restore(task) == 2 and float(task.w.detach()[1]) == pytest.approx(0.9)

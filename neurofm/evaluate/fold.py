@@ -161,7 +161,8 @@ def predict_fold(
     began = time.perf_counter()
     x, judged = (_checked(take(inputs, side), rows, side, name) for side in (train, test))
     subjects = [row.subject for row in rows]
-    extra = {"sfreq": sfreq, "names": names, "groups": [subjects[i] for i in train]}
+    extra: dict[str, Any] = {"sfreq": sfreq, "names": names}
+    extra["groups"] = [subjects[i] for i in train]
     taken = set(inspect.signature(estimator.fit).parameters)
     if "held" in taken:
         extra["held"] = _held(estimator, rows, split, train)

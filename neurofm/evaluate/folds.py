@@ -166,13 +166,17 @@ def within_session(rows: Sequence[Row], *, k: int = 5, unit: Unit = "session") -
     """
     groups: dict[tuple[str | None, ...], list[int]] = {}
     for i, row in enumerate(rows):
-        names = (row.session,) if unit == "session" else (row.session, row.run)
-        at = (row.recording,) if unit == "recording" else names
-        groups.setdefault((row.subject, *(() if unit == "subject" else at)), []).append(i)
+        at: dict[Unit, tuple[str | None, ...]] = {
+            "subject": (),
+            "session": (row.session,),
+            "run": (row.session, row.run),
+            "recording": (row.recording,),
+        }
+        groups.setdefault((row.subject, *at[unit]), []).append(i)
     found = []
-    for at in sorted(groups, key=lambda names: [_natural(name) for name in names]):
-        title = ", ".join(name for name in at if name is not None)
-        found += contiguous_parts(rows, groups[at], k=k, title=title)
+    for names in sorted(groups, key=lambda names: [_natural(name) for name in names]):
+        title = ", ".join(name for name in names if name is not None)
+        found += contiguous_parts(rows, groups[names], k=k, title=title)
     return found
 
 

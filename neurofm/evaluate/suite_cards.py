@@ -13,8 +13,8 @@ from neurofm import cards
 from neurofm.evaluate.folds import check_protocol
 from neurofm.evaluate.suites import READINGS, WEIGHTS, Suite
 
-_FIELDS = ("description", "version", "metrics", "reference", "seeds", "shares")
-_FIELDS += ("datasets", "protocols", "methods")
+_FIELDS = ["description", "version", "metrics", "reference", "seeds", "shares"]
+_FIELDS += ["datasets", "protocols", "methods"]
 _DATASET = {"title", "data", "protocols", "groups", "cue_s", "changes"}
 _METHOD = {"title", "about", "data", "estimator", "model", "readout", "stages", "weights"}
 _METHOD |= {"readings", "finetune", "choose", "seeds", "labels_in_pretraining"}

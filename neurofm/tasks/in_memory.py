@@ -1,4 +1,4 @@
-"""Train a task on windows that are all in memory: no logs, no checkpoints, no validation.
+"""Train a task on windows that are all in memory: no logs, no checkpoints.
 
 For the hundreds of short trainings of a comparison, and behind a scikit-learn estimator.
 Axes: batch channel time.
@@ -10,11 +10,11 @@ import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neurofm.batch import Batch
 from neurofm.tasks.base import Task
@@ -51,24 +51,46 @@ def fit_windows(
     task: Task,
     batch: Batch,
     *,
-    steps: int,
+    steps: int | None = None,
+    epochs: int | None = None,
     batch_size: int,
     seed: int,
+    held: Batch | None = None,
+    patience: int | None = None,
     trainer: Mapping[str, Any] | None = None,
-) -> None:
-    """Train for a fixed number of steps; the task is then in evaluation mode and by itself.
+) -> int | None:
+    """Train for a fixed time, or until held-out windows are at their best.
+
+    The task is then in evaluation mode and by itself.
 
     Args:
         task: Is changed. Running statistics of its batch norms are made anew at the end (`settle`):
             those of training follow the last few batches, and weights that still changed.
         batch: All windows, with targets.
         steps: The same for any number of windows.
+        epochs: Instead of steps.
         batch_size: Windows in a step.
         seed: Of the order of windows. Weights and dropout follow torch's own generator.
+        held: Windows that are not trained on, with targets: the weights of the epoch with their
+            least loss are kept.
+        patience: Epochs without a lower loss of these after which training ends; None for never.
         trainer: Further arguments of Lightning's Trainer.
+
+    Returns:
+        Epochs of the weights that were kept; None without `held`.
+
+    Raises:
+        ValueError: Not exactly one of `steps` and `epochs`.
     """
+    if (steps is None) == (epochs is None):
+        raise ValueError(
+            f"fit_windows: steps is {steps} and epochs is {epochs}; expected one of both."
+        )
     loader = Shuffled(batch, batch_size, seed=seed)
-    limits = {"max_steps": steps, "max_epochs": math.ceil(steps / len(loader))}
+    limits = {"max_epochs": epochs}
+    if steps is not None:
+        limits = {"max_steps": steps, "max_epochs": math.ceil(steps / len(loader))}
+    best = None if held is None else Best(held, patience=patience)
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -83,12 +105,52 @@ def fit_windows(
                 enable_checkpointing=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
+                callbacks=best,
             ).fit(task, train_dataloaders=loader)
     finally:
         logger.setLevel(level)
     task.cpu()
-    task.trainer = None  # type: ignore[assignment]  # it holds the windows
+    task.trainer = None  # it holds the windows
+    kept = None if best is None else best.restore(task)
     settle(task, Shuffled(batch, _MANY, seed=seed))
+    return kept
+
+
+class Best(lightning.Callback):
+    """Keeps the weights with which held-out windows had the least loss.
+
+    Args:
+        held: These windows, with targets.
+        patience: Epochs without a lower loss after which training stops; None for never.
+    """
+
+    def __init__(self, held: Batch, *, patience: int | None = None) -> None:
+        self.held, self.patience = held, patience
+        self.loss, self.epoch = float("inf"), 0
+        self._weights: dict[str, Tensor] = {}
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+        """Judge the weights of this epoch."""
+        pl_module.eval()
+        parts = torch.arange(len(self.held)).split(_MANY)
+        with torch.no_grad():
+            logits = torch.cat(
+                [pl_module(self.held._map(lambda tensor, i=i: tensor[i])) for i in parts]
+            )
+        pl_module.train()
+        loss = float(nn.functional.cross_entropy(logits, cast(Tensor, self.held.y)))
+        epoch = trainer.current_epoch + 1
+        if loss < self.loss:
+            self.loss, self.epoch = loss, epoch
+            self._weights = {k: v.clone() for k, v in pl_module.state_dict().items()}
+        elif self.patience is not None and epoch - self.epoch >= self.patience:
+            trainer.should_stop = True
+
+    def restore(self, task: nn.Module) -> int:
+        """Give the task these weights; after how many epochs they were reached."""
+        if self._weights:
+            task.load_state_dict(self._weights)
+        return self.epoch
 
 
 def settle(task: nn.Module, batches: Iterable[Batch]) -> None:

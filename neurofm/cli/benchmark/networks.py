@@ -16,7 +16,7 @@ from torch import nn
 
 from neurofm import cards
 from neurofm.batch import Batch, BrainModel
-from neurofm.cli.benchmark.training import Shuffled, fit, pretrain, stage_recipes
+from neurofm.cli.benchmark.training import pretrain, stage_recipes
 from neurofm.cli.benchmark.windows import Windows, local, used_rows
 from neurofm.data import Split
 from neurofm.evaluate.fold import refuse_seen_people, take
@@ -26,6 +26,7 @@ from neurofm.evaluate.suites import Cell, Suite, schedule
 from neurofm.io import load_model
 from neurofm.io.seen import Seen
 from neurofm.tasks import Decode
+from neurofm.tasks.in_memory import fit_windows
 from neurofm.tasks.token_cache import has_frozen_tokenizer
 
 _CHUNK = 32  # windows encoded at once
@@ -184,18 +185,17 @@ class FineTuned:
         self.classes_ = np.arange(self.task.n_outputs)
         batch = replace(x, y=torch.from_numpy(y).long())
         rest = sorted(set(range(len(y))) - set(held))
-        loader = Shuffled(
-            take(batch, rest) if held else batch, self.how["batch_size"], seed=self.seed
+        self.epochs = fit_windows(
+            self.task,
+            take(batch, rest) if len(held) else batch,
+            steps=self.how.get("steps"),
+            epochs=self.how.get("epochs"),
+            batch_size=self.how["batch_size"],
+            seed=self.seed,
+            held=take(batch, list(held)) if len(held) else None,
+            patience=self.how.get("patience"),
+            trainer=self.how.get("trainer"),
         )
-        limits = self._limits(len(loader))
-        best = None
-        if held:
-            best = Best(take(batch, list(held)), patience=self.how.get("patience"))
-        fit(self.task, {**self.how.get("trainer", {}), **limits}, loader, callback=best)
-        if best is not None:
-            self.epochs = best.restore(self.task)
-        self.task.eval()
-        self._settle(loader.batch)
         return self
 
     def _task(self) -> Decode:
@@ -208,34 +208,6 @@ class FineTuned:
             return Decode(**own, cache_tokens=False, **given)
         return cards.build({**spec, "init_args": {**spec.get("init_args", {}), **own}})
 
-    def _limits(self, batches: int) -> dict[str, int]:
-        if "epochs" in self.how:
-            return {"max_epochs": int(self.how["epochs"])}
-        steps = int(self.how["steps"])
-        return {"max_steps": steps, "max_epochs": -(-steps // batches)}
-
-    def _settle(self, batch: Batch) -> None:
-        """Running statistics over all training windows, with the weights as they are now.
-
-        Those of training follow the last few batches and weights that still changed.
-        """
-        self.task.train()
-        norms = [m for m in self.task.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        norms = [norm for norm in norms if norm.training]  # not those of a frozen model
-        self.task.eval()
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a plain mean over batches
-            norm.train()
-        if norms:
-            with torch.no_grad():
-                for part in Shuffled(batch, 4 * _CHUNK, seed=self.seed):
-                    self.task(part)
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            norm.eval()
-
     @property
     def parameters(self) -> int:
         """Numbers of model and readout."""
@@ -246,37 +218,3 @@ class FineTuned:
         with torch.no_grad():
             logits = torch.cat([self.task(take(x, part)) for part in _parts(x)])
         return logits.double().softmax(1).numpy()
-
-
-class Best(lightning.Callback):
-    """Keeps the weights with which held-out training windows had the least loss.
-
-    Args:
-        held: These windows, with targets.
-        patience: Epochs without a lower loss after which training stops; None for never.
-    """
-
-    def __init__(self, held: Batch, *, patience: int | None = None) -> None:
-        self.held, self.patience = held, patience
-        self.loss, self.epoch = float("inf"), 0
-        self._weights: dict[str, torch.Tensor] = {}
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
-        """Judge the weights of this epoch."""
-        pl_module.eval()
-        with torch.no_grad():
-            logits = torch.cat([pl_module(take(self.held, part)) for part in _parts(self.held)])
-        pl_module.train()
-        loss = float(nn.functional.cross_entropy(logits, cast(torch.Tensor, self.held.y)))
-        epoch = trainer.current_epoch + 1
-        if loss < self.loss:
-            self.loss, self.epoch = loss, epoch
-            self._weights = {k: v.clone() for k, v in pl_module.state_dict().items()}
-        elif self.patience is not None and epoch - self.epoch >= self.patience:
-            trainer.should_stop = True
-
-    def restore(self, task: nn.Module) -> int:
-        """Give the task these weights; after how many epochs they were reached."""
-        if self._weights:
-            task.load_state_dict(self._weights)
-        return self.epoch

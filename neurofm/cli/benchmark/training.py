@@ -10,13 +10,12 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, cast
 
 import lightning
-import torch
 
 from neurofm import cards
 from neurofm.data import BrainData
@@ -38,13 +37,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
 
-def fit(
-    task: Task,
-    trainer: Mapping[str, Any],
-    data: BrainData | Iterable[Any],
-    *,
-    callback: lightning.Callback | None = None,
-) -> dict[str, Any]:
+def fit(task: Task, trainer: Mapping[str, Any], data: BrainData) -> dict[str, Any]:
     """Train a task without logs and checkpoints.
 
     Returns:
@@ -60,12 +53,8 @@ def fit(
         enable_checkpointing=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        callbacks=callback,
     )
-    if isinstance(data, BrainData):
-        made.fit(task, datamodule=data)
-    else:
-        made.fit(task, train_dataloaders=data)
+    made.fit(task, datamodule=data)
     numbers = {
         name.removesuffix("_epoch"): round(float(value), 5)
         for name, value in made.callback_metrics.items()
@@ -157,28 +146,3 @@ def _with_weights(spec: Any, made: Mapping[str, Path]) -> Any:
             raise ValueError(f"a stage starts from {spec}, but {name} is no earlier stage.")
         return str(made[name])
     return spec
-
-
-class Shuffled:
-    """Batches of windows held in memory, in a new order every time; no batch of a single window.
-
-    Args:
-        batch: All windows, with their targets and, for a frozen tokenizer, their tokens.
-        seed: Of the orders.
-    """
-
-    def __init__(self, batch: Any, batch_size: int, *, seed: int) -> None:
-        self.batch, self.seed = batch, seed
-        n = len(batch)
-        self.parts = max(1, round(n / batch_size))
-        self._epoch = 0
-
-    def __len__(self) -> int:
-        return self.parts
-
-    def __iter__(self) -> Any:
-        self._epoch += 1
-        generator = torch.Generator().manual_seed(1000 * self.seed + self._epoch)
-        order = torch.randperm(len(self.batch), generator=generator)
-        for index in order.tensor_split(self.parts):
-            yield self.batch._map(lambda tensor, index=index: tensor[index])

@@ -137,5 +137,7 @@ def used_rows(splits: Sequence[Split]) -> list[int]:
 def local(split: Split, used: Sequence[int]) -> Split:
     """A split of the rows that are used, by their position among these."""
     at = {row: i for i, row in enumerate(used)}
-    sides = {name: tuple(at[i] for i in members) for name, members in split.sides.items()}
-    return replace(split, **sides)
+    train, validate, test = (
+        tuple(at[i] for i in side) for side in (split.train, split.validate, split.test)
+    )
+    return replace(split, train=train, validate=validate, test=test)
