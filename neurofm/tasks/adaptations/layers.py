@@ -154,7 +154,7 @@ def assignable(layer: nn.Module) -> bool:
     """Whether a weight put into the layer is the one that it then has."""
     if not parametrize.is_parametrized(layer):
         return True
-    if not parametrize.is_parametrized(layer, "weight"):
+    if not (isinstance(layer, nn.Linear) and parametrize.is_parametrized(layer, "weight")):
         return False
     trial = copy.deepcopy(layer)
     with torch.no_grad():

@@ -17,9 +17,6 @@ from torch.nn.utils import parametrize
 from neurofm import cards
 from neurofm.batch import BrainModel
 from neurofm.io.adapters import BASE, plain_state
-from neurofm.tasks.adaptations.modes import Gated
-
-_WEIGHT = "weight"
 
 
 def adapted_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -51,21 +48,15 @@ def adapted(model: nn.Module) -> dict[str, Any] | None:
 
 def _merged(layer: nn.Module) -> dict[str, Tensor]:
     """State of the layer inside, with the adapters in its weights."""
-    whole = copy.deepcopy(layer)
-    base = cast(Any, whole.base_layer)
-    limited = parametrize.is_parametrized(base, _WEIGHT)
-    if limited:
-        parametrize.remove_parametrizations(base, _WEIGHT, leave_parametrized=True)
-    if isinstance(whole, Gated):
-        whole.merge()
-    else:
-        cast(Any, whole).merge()
-    if limited:
-        again = cast(Any, copy.deepcopy(layer.base_layer))
-        again.weight = base.weight.detach()
+    if parametrize.is_parametrized(cast(nn.Module, layer.base_layer)):
+        base = cast(Any, copy.deepcopy(layer.base_layer))
+        base.weight = cast(Tensor, layer.weight).detach()
         if base.bias is not None:
-            again.bias.copy_(base.bias)
-        base = again
+            base.bias.copy_(cast(Tensor, layer.bias))
+    else:
+        whole = cast(Any, copy.deepcopy(layer))
+        whole.merge()
+        base = whole.base_layer
     return {key: value.detach().clone() for key, value in base.state_dict().items()}
 
 
