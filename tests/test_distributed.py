@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 EQUALITY = [
     *("residual", "ema", "cosine", "annealed"),
     *("masked codes", "complementary codes", "next codes", "masked signal", "contrastive"),
-    *("batch norm", "probe", "fine-tuning"),
+    *("batch norm", "probe", "modes", "two stages", "fine-tuning"),
 ]
 RESUMED = ["tokenizer", "pretrain", "decode"]
 LIMIT_S = 900  # on a busy machine; half a minute of work

@@ -18,7 +18,16 @@ from neurofm.objectives import (
     MaskedSignal,
     NextCodes,
 )
-from neurofm.tasks import Decode, Pretrain, Probe, Task, TrainTokenizer
+from neurofm.tasks import (
+    Decode,
+    Full,
+    Modes,
+    Pretrain,
+    Probe,
+    Task,
+    TrainTokenizer,
+    TwoStage,
+)
 from neurofm.tokenizers import (
     BrainTokenizer,
     DuInEncoder,
@@ -236,14 +245,15 @@ def equality_task(name: str, folder: Path) -> tuple[Task, BrainData]:
     if name == "batch norm":
         return Decode(mirepnet(), n_outputs=2, **fast), make_data(folder, **LABELLED)
     model = brain_omni(0.0, folder)
-    task = Decode(model, n_outputs=2, adapt=Probe() if name == "probe" else None, **fast)
+    ways = {"probe": Probe, "modes": Modes, "two stages": lambda: TwoStage(steps=2)}
+    task = Decode(model, n_outputs=2, adapt=ways.get(name, Full)(), **fast)
     return task, make_data(folder, **LABELLED)
 
 
 EQUALITY = (
     *("residual", "ema", "cosine", "annealed"),
     *("masked codes", "complementary codes", "next codes", "masked signal", "contrastive"),
-    *("batch norm", "probe", "fine-tuning"),
+    *("batch norm", "probe", "modes", "two stages", "fine-tuning"),
 )
 
 

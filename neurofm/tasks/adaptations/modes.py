@@ -185,7 +185,7 @@ def fraction_on(used: Mapping[str, Tensor]) -> dict[str, float]:
     """Share of the units of each layer that a task uses, and of "all"."""
     everything = torch.cat(list(used.values()))
     parts = {**used, "all": everything}
-    return {name: float(on.float().mean()) for name, on in parts.items()}
+    return {name: float(on.double().mean()) for name, on in parts.items()}
 
 
 def overlap(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[str, float]:
@@ -204,6 +204,6 @@ def overlap(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> dict[s
     pairs = {name: (first[name], second[name]) for name in first}
     pairs["all"] = (torch.cat(list(first.values())), torch.cat(list(second.values())))
     return {
-        name: float((a & b).sum() / either) if (either := int((a | b).sum())) else 1.0
+        name: int((a & b).sum()) / either if (either := int((a | b).sum())) else 1.0
         for name, (a, b) in pairs.items()
     }
