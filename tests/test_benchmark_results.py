@@ -15,7 +15,7 @@ DONE = sorted(path.parent for path in SUITES.glob("*/records.jsonl"))
 
 
 def test_every_suite_is_listed_and_described() -> None:
-    from neurofm.evaluate.suites import read_suite, suites
+    from neurofm.evaluate.suite_cards import read_suite, suites
 
     text = (SUITES / "README.md").read_text(encoding="utf-8")
     assert suites()
@@ -28,7 +28,7 @@ def test_every_suite_is_listed_and_described() -> None:
 
 def test_every_stage_of_a_suite_names_recipes_and_classes_that_exist() -> None:
     from neurofm.cli.benchmark.training import stage_recipes
-    from neurofm.evaluate.suites import read_suite, suites
+    from neurofm.evaluate.suite_cards import read_suite, suites
 
     for name in suites():
         for method in read_suite(name).methods.values():
@@ -44,20 +44,16 @@ def test_every_stage_of_a_suite_names_recipes_and_classes_that_exist() -> None:
 
 @pytest.mark.parametrize("folder", DONE, ids=lambda folder: folder.name)
 def test_the_table_is_what_the_records_give(folder: Path) -> None:
-    from neurofm.cli.benchmark import pages
+    from neurofm.cli.benchmark.found import found_in
+    from neurofm.cli.benchmark.pages import documents
     from neurofm.evaluate.records import read_records
-    from neurofm.evaluate.suite_results import against_reference, pretraining_gain
-    from neurofm.evaluate.suites import read_suite
+    from neurofm.evaluate.suite_cards import read_suite
 
     suite = read_suite(str(folder / "config.yaml"))
     records = list(read_records(folder).values())
-    scored = pages.scored_of(suite, records)
-    compared = (pretraining_gain(scored), against_reference(scored, suite.card["reference"]))
 
-    table = pages.markdown(suite, records, scored, *compared)
-    numbers = pages.comma_separated(suite, records, scored, *compared)
-    assert (folder / "table.md").read_text(encoding="utf-8") == table
-    assert (folder / "results.csv").read_text(encoding="utf-8") == numbers
+    for name, text in documents(found_in(suite, records)).items():
+        assert (folder / name).read_text(encoding="utf-8") == text
 
 
 @pytest.mark.parametrize("folder", DONE, ids=lambda folder: folder.name)
@@ -76,7 +72,7 @@ def test_the_results_are_those_of_the_suite_as_it_is(folder: Path) -> None:
 @pytest.mark.parametrize("folder", DONE, ids=lambda folder: folder.name)
 def test_windows_of_the_results_are_those_the_code_makes(folder: Path, corpora: Path) -> None:
     from neurofm.cli.benchmark.decoding import Windows
-    from neurofm.evaluate.suites import read_suite
+    from neurofm.evaluate.suite_cards import read_suite
 
     suite = read_suite(str(folder / "config.yaml"))
     method = suite.card["reference"]

@@ -10,6 +10,8 @@ from suite_toys import toy_records
 from neurofm import stats
 from neurofm.evaluate.comparisons import (
     against_reference,
+    other_draws,
+    other_windows,
     pretraining_gain,
     rankings,
     reference_of,
@@ -70,6 +72,12 @@ def test_methods_on_other_windows_are_not_compared_nor_ranked():
     (ranked,) = rankings(items)
     assert [line[0] for line in ranked.lines] == ["a", "b"]
     assert ranked.left_out == ("c none trained: other windows",)
+
+
+def test_other_draws_of_a_share_of_the_labels_are_compared():
+    items = [scored(m, drawn(i), share=0.5, windows=m) for i, m in enumerate("ab")]
+    assert other_draws(*items) and not other_windows(*items)
+    assert len(against_reference(items, "a")) == 1
 
 
 def test_the_reference_is_that_of_the_same_place_and_share_and_no_ensemble():

@@ -1,7 +1,8 @@
 """Which method is better: paired differences, ranks, all pairs. Always over the same people.
 
 A person whom one of two methods did not score is left out of their comparison and counted. Methods
-that were trained or tested on other windows are not compared at all.
+that were trained or tested on other windows are not compared at all; where they were given a share
+of the labels, they may have met different draws of as many trials, which is said.
 
 Source: Demšar 2006 (average ranks, critical difference); Benavoli, Corani & Mangili 2016 (Wilcoxon
 tests of all pairs, because average ranks of two methods depend on who else is in the table).
@@ -97,7 +98,12 @@ def against_reference(scored: Sequence[Scored], reference: str) -> list[Compared
 
 
 def other_windows(a: Scored, b: Scored) -> bool:
-    """Whether two lines were trained or tested on different windows in a fold both have."""
+    """Whether two lines were trained or tested on different windows, all labels being used."""
+    return a.share == 1 and other_draws(a, b)
+
+
+def other_draws(a: Scored, b: Scored) -> bool:
+    """Whether two lines met different windows in a fold both have, at whatever share."""
     first, second = a.windows or {}, b.windows or {}
     return any(not first[fold] & second[fold] for fold in first.keys() & second.keys())
 

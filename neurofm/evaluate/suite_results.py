@@ -39,7 +39,8 @@ class Scored:
         pretraining_s: Processor time of the pretraining of a decoder, the mean.
         parameters: Of the model; None if the records do not say.
         members: Seeds whose mean probability is the prediction; 1 = every seed for itself.
-        align: What unlabelled test data was used for; "none" if for nothing.
+        align: What unlabelled test data was used for; "none" if for nothing, empty if the records
+            do not say.
         classes: Their names, empty if the records do not say.
         windows: Fold to hashes of its training and test windows.
         train_people: People a decoder was trained on, the mean; None if unknown.
@@ -59,7 +60,7 @@ class Scored:
     pretraining_s: float = 0.0
     parameters: int | None = None
     members: int = 1
-    align: str = "none"
+    align: str = ""
     classes: tuple[str, ...] = ()
     windows: Mapping[int, frozenset[str]] | None = None
     train_people: float | None = None
@@ -170,7 +171,7 @@ def _about(place: tuple[str, str], line: Line, share: float, records: Sequence[R
         decoders=len(records),
         pretraining_s=float(np.mean(pretraining)) if pretraining else 0.0,
         parameters=int(max(sizes)) if sizes else None,
-        align=", ".join(sorted({str(r.get("align", "none")) for r in records})),
+        align=", ".join(sorted({str(r["align"]) for r in records if "align" in r})),
         classes=tuple(map(str, records[0].get("classes", ()))),
         windows={fold: frozenset(own) for fold, own in windows.items()},
         train_people=float(np.mean(people)) if people else None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurofm.report.style import INK, MUTED, broken, color, headline, single, styled
+from neurofm.report.style import INK, MUTED, broken, color, headline, label_width, single, styled
 from neurofm.types import Result
 
 
@@ -104,7 +104,9 @@ def plot_differences(
     """
     if not results:
         raise ValueError(f"plot_differences: there is nothing to draw for {title!r}.")
-    figure, axes = single(7.6, 1.1 + 0.34 * len(results))
+    figure, axes = single(
+        5.8 + label_width(result.name for result in results), 1.1 + 0.34 * len(results)
+    )
     axes.axvline(0, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
     for row, result in enumerate(results):
         sure = result.detail.get("p_fdr", 1.0) <= 0.05

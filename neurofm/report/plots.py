@@ -16,7 +16,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import signal as scipy_signal
 
-from neurofm.report.style import INK, MUTED, PALETTE, color, single, styled, tick_labels
+from neurofm.report.style import (
+    INK,
+    MUTED,
+    PALETTE,
+    color,
+    label_width,
+    single,
+    styled,
+    tick_labels,
+)
 from neurofm.shapes import Float, Int
 from neurofm.types import Result
 
@@ -76,7 +85,8 @@ def plot_scores(
     if not results:
         raise ValueError(f"plot_scores: no result to draw for {title!r}.")
     factor = 100.0 if percent else 1.0
-    figure, axes = single(6.8, 1.1 + 0.46 * len(results))
+    width = max(6.8, 5.0 + label_width(result.name for result in results))
+    figure, axes = single(width, 1.1 + 0.46 * len(results))
     generator = np.random.default_rng(0)
     for row, result in enumerate(results):
         single_values = (points or {}).get(result.name, result.detail.get("values", ()))

@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from neurofm.report.style import INK, MUTED, PALETTE, headline, single, styled
+from neurofm.report.style import INK, MUTED, PALETTE, headline, label_width, single, styled
 from neurofm.shapes import Float
 
 
@@ -42,7 +42,7 @@ def plot_critical_difference(
     cliques = _cliques(values, difference)
     step = 0.42
     floor = 0.35 + 0.2 * len(cliques)
-    figure, axes = single(8.2, 1.35 + 0.24 * len(cliques) + 0.36 * left)
+    figure, axes = single(4.6 + 2 * label_width(names), 1.35 + 0.24 * len(cliques) + 0.36 * left)
     axes.set_xlim(k + 0.3, 0.7)  # the best at the right
     axes.set_ylim(-(floor + step * left), 1.0)
     axes.spines[:].set_visible(False)
@@ -144,8 +144,8 @@ def plot_rank_table(
     # Who misses a place cannot be averaged with the others; listed below them.
     order = np.lexsort((mean, ~known.all(1)))
     share = (ranks - 1) / max(len(methods) - 1, 1)
-    width = max(map(len, methods), default=8) * 0.075
-    figure, axes = single(1.2 + width + 1.25 * (len(places) + 1), 1.5 + 0.36 * len(methods))
+    width = 1.2 + label_width(methods) + 1.25 * (len(places) + 1)
+    figure, axes = single(width, 1.5 + 0.36 * len(methods))
     shown = colormaps["Blues"](0.72 * (1 - np.nan_to_num(share[order], nan=1.0)))
     shown[~known[order]] = (1, 1, 1, 1)
     blank = np.ones((len(methods), 1, 4))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib as mpl
@@ -96,8 +96,13 @@ def slant(axes: Axes, n: int) -> None:
 
 
 def broken(name: str, width: int = 26) -> str:
-    """A long name on two lines."""
-    return "\n".join(textwrap.wrap(name, width, max_lines=2, placeholder=" …")) or name
+    """A long name on several lines."""
+    return "\n".join(textwrap.wrap(name, width, break_on_hyphens=False)) or name
+
+
+def label_width(names: Iterable[str]) -> float:
+    """Inches that the longest of some labels takes."""
+    return 0.07 * max(map(len, names), default=0)
 
 
 def headline(figure: Figure, text: str) -> None:

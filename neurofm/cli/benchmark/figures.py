@@ -269,9 +269,9 @@ def learning_curves(found: Found) -> list[Picture]:
             if len({i.protocol for i in items}) > 1:
                 name = found.place((dataset, "")) + f" {family}".replace("_", " ")
             if len({round(i.trials) for i in items}) > 1 and not _by_people(items):
-                pictures.append(_curve(found, items, name, "trials per class", "trials"))
+                pictures.append(_curve(found, items, name, "training trials per class", "trials"))
             if _by_people(items):
-                pictures.append(_curve(found, items, name, "people trained on", "people"))
+                pictures.append(_curve(found, items, name, "people to train on", "people"))
     return pictures
 
 
@@ -297,7 +297,7 @@ def _curve(found: Found, items: Sequence[Scored], name: str, words: str, kind: s
     }
     drawn = plot_learning_curves(
         trends,
-        xlabel=f"{words} in a training set (logarithmic)",
+        xlabel=f"{words} (logarithmic axis)",
         ylabel=found.quantity,
         title=f"Learning curves: {name}",
         chance=items[0].result.chance,

@@ -97,11 +97,14 @@ class Found:
         return ", ".join([self.title(method), *how])
 
     def place(self, place: tuple[str, str]) -> str:
-        """Data set and protocol in words."""
+        """Data set and protocol in words; the protocol alone where all is of one data set."""
         dataset, protocol = place
         named = str(self.suite.card["datasets"].get(dataset, {}).get("title", dataset))
         how = self.suite.card["protocols"].get(protocol, {}).get("title", protocol)
-        return f"{named}, {str(how).replace('_', ' ')}" if how else named
+        how = str(how).replace("_", " ")
+        if how and len({item.dataset for item in self.scored}) == 1:
+            return how
+        return f"{named}, {how}" if how else named
 
 
 def found_in(suite: Suite, records: Sequence[Record], *, n_permutations: int = 1000) -> Found:

@@ -109,7 +109,7 @@ def highlights(found: Found) -> list[str]:
                     f"better for {r.detail['wins']} of {r.n})"
                 )
         lines.append(text + ".")
-    return lines + [f"Not compared: {text}." for text in tables.not_compared(found)]
+    return lines + tables.reservations(found)
 
 
 def markdown(found: Found) -> str:
@@ -150,7 +150,7 @@ def markdown(found: Found) -> str:
             if rows:
                 parts += [] if len(found.places) == 1 else [f"### {found.place(place)}"]
                 parts.append(tables.grid(rows))
-    parts += [f"Not compared: {text}." for text in tables.not_compared(found)]
+    parts += tables.reservations(found)
     if len(found.places) > 1 or len(found.shares(found.places[0])) == 1:
         parts += _ranks(found)
     if card.get("notes"):

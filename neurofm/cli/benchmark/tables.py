@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from neurofm.cli.benchmark.found import PERCENT, WORDS, Found
-from neurofm.evaluate.comparisons import Compared, Ranking, other_windows, reference_of
+from neurofm.evaluate.comparisons import (
+    Compared,
+    Ranking,
+    other_draws,
+    other_windows,
+    reference_of,
+)
 from neurofm.evaluate.scoring import METRICS, RATE
 from neurofm.evaluate.suite_results import Scored, pretraining_cost
 from neurofm.types import Result
@@ -49,9 +55,9 @@ def score_rows(found: Found, place: tuple[str, str], names: Sequence[str]) -> li
     rows = []
     for item in items:
         row: Row = {"method": found.label(item.line)}
-        row |= {_column(name): cell(name, item.results.get(name)) for name in known}
-        if found.metric in known:
-            row |= _luck(item)
+        for name in known:
+            row[_column(name)] = cell(name, item.results.get(name))
+            row |= _luck(item) if name == found.metric else {}
         rows.append(row)
     return rows
 
@@ -81,7 +87,7 @@ def cost_rows(found: Found, place: tuple[str, str]) -> list[Row]:
             "people": item.result.n,
             "seeds": item.seeds,
             "training trials": f"{item.trials:.0f}",
-            "unlabelled test data": item.align,
+            "unlabelled test data": item.align or "–",
             "parameters": "–" if not item.parameters else f"{item.parameters:,}".replace(",", " "),
             "CPU s per decoder": f"{item.decoder_s:.1f}",
             "of it pretraining": f"{item.members * item.pretraining_s:.1f}",
@@ -142,18 +148,28 @@ def compared_rows(found: Found, compared: Sequence[Compared], place: tuple[str, 
     return list(lines.values())
 
 
-def not_compared(found: Found) -> list[str]:
-    """Lines that cannot be set against the reference, and why."""
-    said = []
-    reference = found.suite.card["reference"]
+def reservations(found: Found) -> list[str]:
+    """What cannot be set against the reference, or not quite, and why: a sentence each."""
+    said: list[str] = []
     for place in found.places:
-        for item in found.at(place):
-            base = reference_of(found.scored, reference, item)
+        drawn = []
+        for item in (item for item in found.scored if item.place == place):
+            base = reference_of(found.scored, found.suite.card["reference"], item)
+            name = found.label(item.line)
             if base is None:
-                said.append(f"{found.place(place)}: {found.reference} has no result there")
+                said.append(
+                    f"{found.place(place)}: {found.reference} has no result to compare with."
+                )
                 break
             if other_windows(item, base):
-                said.append(f"{found.place(place)}: {found.label(item.line)} has other windows")
+                said.append(f"{found.place(place)}: {name} has other windows and is not compared.")
+            elif other_draws(item, base):
+                drawn.append(found.title(item.line[0]))
+        if drawn:
+            said.append(
+                f"{found.place(place)}: below all labels, {', '.join(dict.fromkeys(drawn))} and "
+                f"{found.reference} were trained on different draws of as many trials."
+            )
     return said
 
 
