@@ -23,6 +23,8 @@ EXTRAS = {
     "h5py": "spikes",
     "moabb": "fetch",
     "openneuro": "fetch",
+    "flwr": "federated",
+    "grpc": "federated",
     "mne_lsl": "stream",
     "onnx": "export",
     "onnxruntime": "export",

@@ -298,7 +298,7 @@ def test_parameters_a_model_lists_do_not_decay():
 
     task = Task(lr=1.0)
     task.part = Special()
-    decays = {id(p): group["weight_decay"] for group in task._groups() for p in group["params"]}
+    decays = {id(p): group["weight_decay"] for group in task.groups() for p in group["params"]}
     assert decays == {id(task.part.table): 0.0, id(task.part.weight): 0.05}
 
 

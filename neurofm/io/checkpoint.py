@@ -20,7 +20,7 @@ from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from neurofm import cards
 from neurofm.batch import BrainModel, Tokenizer
@@ -74,7 +74,13 @@ def save_model(model: nn.Module, path: str | Path, **fields: Any) -> Path:
     if path.suffix != ".safetensors":
         raise ValueError(f"save_model: {path} must end in .safetensors.")
     seen = Seen.of(model)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    tensors: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for key, value in model.state_dict().items():
+        value = value.detach().cpu().contiguous()
+        # A layer used in two places has its tensors under two names: the file wants a copy of each.
+        tensors[key] = value.clone() if value.data_ptr() in memory else value
+        memory.add(value.data_ptr())
     if any(f".{BASE}." in key for key in tensors):
         raise ValueError(
             f"save_model: this {type(model).__name__} has adapters. Save "

@@ -43,7 +43,7 @@ Curve = Callable[[int], float]
 
 
 class Task(lightning.LightningModule):
-    """A model plus a reason to train it; subclasses write `step` and, if needed, `groups`.
+    """A model plus a reason to train it; subclasses write `step` and, if needed, `rates`.
 
     Args:
         lr: Peak learning rate.
@@ -255,7 +255,16 @@ class Task(lightning.LightningModule):
         """Factor at each step, for each of `rates`; `cosine(step, steps)` is that of one run."""
         return [lambda step: cosine(step, total)] * len(self.rates())
 
-    def _groups(self) -> Iterator[dict[str, Any]]:
+    def cosine(self, step: int, total: int) -> float:
+        """Factor on the learning rate at a step of a run of `total` steps."""
+        warmup = max(int(self.warmup * total), 1)
+        if step < warmup:
+            return 0.1 + 0.9 * step / warmup
+        done = min((step - warmup) / max(total - warmup, 1), 1.0)
+        return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
+
+    def groups(self) -> Iterator[dict[str, Any]]:
+        """Parameters for the optimizer, by rate and weight decay."""
         seen: set[int] = set()
         idle = {id(p) for p in self._idle}  # in the optimizer all the same, as in one process
         skip = {id(p) for m in self.modules() for p in getattr(m, "no_decay", list)()}
@@ -277,7 +286,7 @@ class Task(lightning.LightningModule):
         fused = self.device.type in ("cpu", "cuda") and not (
             mixed and self.trainer.gradient_clip_val
         )
-        groups = list(self._groups())
+        groups = list(self.groups())
         optimizer = torch.optim.AdamW(
             groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused
         )
@@ -288,14 +297,7 @@ class Task(lightning.LightningModule):
                 "one has no end. Set trainer.max_epochs or trainer.max_steps."
             )
 
-        def cosine(step: int, total: int) -> float:
-            warmup = max(int(self.warmup * total), 1)
-            if step < warmup:
-                return 0.1 + 0.9 * step / warmup
-            done = min((step - warmup) / max(total - warmup, 1), 1.0)
-            return self.final_lr + (1 - self.final_lr) * 0.5 * (1 + math.cos(math.pi * done))
-
-        curves = self.curves(cosine, max(int(steps), 1))
+        curves = self.curves(self.cosine, max(int(steps), 1))
         factors = [curves[group["rate"]] for group in groups]
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -29,7 +29,7 @@ from neurofm.cards import configured
 from neurofm.metrics import balanced_accuracy
 from neurofm.models.fleeg import FLEEGClients
 from neurofm.nn.processes import place
-from neurofm.tasks.base import Rate, Task
+from neurofm.tasks.base import Curve, Rate, Task
 from neurofm.tasks.guard import not_finite, some
 
 log = logging.getLogger(__name__)
@@ -172,6 +172,11 @@ class Federated(Task):
     def rates(self) -> list[Rate]:
         """Each client at its own rate."""
         return [(self.model[name], self.client_lr.get(name, 1.0)) for name in self.model.names]
+
+    def curves(self, cosine: Callable[[int, int], float], total: int) -> list[Curve]:
+        """The full rate from the first step on where there is no warm-up, as in the original."""
+        first = 0 if self.warmup else 1
+        return [lambda step: cosine(max(step, first), total)] * len(self.rates())
 
     def training_step(self, batch: Batch, batch_idx: int) -> Any:
         """Sum of the clients' losses; None if no client of the batch takes part in this round."""
