@@ -158,6 +158,12 @@ COMMANDS: dict[str, Command] = {
         "compare methods on the same people, windows and labels; a table and a figure",
         "neurofm benchmark pretraining",
     ),
+    "federated": Command(
+        "neurofm.cli.federated",
+        _TRAIN,
+        "train networks of several places that share last layers, never data",
+        "neurofm federated run federated_fleeg",
+    ),
     "report": Command(
         "neurofm.cli.report",
         _TRAIN,
