@@ -88,10 +88,18 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         """The most probable class of each window."""
         return self.classes_[self.predict_proba(x).argmax(1)]
 
-    def linear_map(
-        self,
-    ) -> tuple[Float[np.ndarray, "output feature"], Float[np.ndarray, " output"]]:
-        """Weight and bias from raw features to logits, whose softmax is `predict_proba`."""
+    def linear_map(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fit; weight and bias from raw features to logits, whose softmax is `predict_proba`.
+
+        Args:
+            x: window feature.
+
+        Returns:
+            output feature; output.
+        """
+        return self.fit(x, y)._raw()
+
+    def _raw(self) -> tuple[np.ndarray, np.ndarray]:
         weight = (self.rotation_ @ self.model_.coef_.T).T * self.scale_
         bias = self.model_.intercept_ - weight @ self.mean_
         if len(self.classes_) == 2:  # scikit-learn keeps the second class's logit alone
@@ -167,7 +175,7 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         self, x: Float[np.ndarray, "window feature"]
     ) -> Float[np.ndarray, "window output"]:
         """Probability of each class, in the order of `classes_`."""
-        weight, bias = self.linear_map()
+        weight, bias = self._raw()
         logits = np.asarray(x, dtype=np.float64) @ weight.T + bias
         return np.exp(logits - _log_sum(logits)[:, None])
 
@@ -175,10 +183,18 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         """The most probable class of each window."""
         return self.classes_[self.predict_proba(x).argmax(1)]
 
-    def linear_map(
-        self,
-    ) -> tuple[Float[np.ndarray, "output feature"], Float[np.ndarray, " output"]]:
-        """Weight and bias from raw features to logits, whose softmax is `predict_proba`."""
+    def linear_map(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fit; weight and bias from raw features to logits, whose softmax is `predict_proba`.
+
+        Args:
+            x: window feature.
+
+        Returns:
+            output feature; output.
+        """
+        return self.fit(x, y)._raw()
+
+    def _raw(self) -> tuple[np.ndarray, np.ndarray]:
         weight = self.factor_ * self.coef_ * self.scale_
         return weight, self.factor_ * self.intercept_ - weight @ self.mean_
 

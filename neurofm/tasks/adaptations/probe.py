@@ -20,12 +20,8 @@ _CHUNK = 64  # windows at once
 class Solver(Protocol):
     """Finds a linear map from features to scores, such as `neurofm.evaluate.RidgeProbe`."""
 
-    def fit(self, x: np.ndarray, y: np.ndarray) -> Any:
-        """Solve; `y` are positions of classes."""
-        ...
-
-    def linear_map(self) -> tuple[np.ndarray, np.ndarray]:
-        """Weight, class by feature, and bias, of raw features."""
+    def linear_map(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Weight, class by feature, and bias, from features of windows and their classes."""
         ...
 
 
@@ -73,8 +69,7 @@ class Probe(Adaptation):
                 f"Probe: no training window of the classes {absent}, of {task.n_outputs}. Use "
                 "more recordings, or leave the classes out."
             )
-        self.solver.fit(features, y)
-        weight, bias = self.solver.linear_map()
+        weight, bias = self.solver.linear_map(features, y)
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(weight))
             layer.bias.copy_(torch.from_numpy(bias))
