@@ -179,6 +179,8 @@ def stand_in(recipe: dict[str, Any], folder: Path) -> str:
     cards_of = [cards.read("datasets", name) for name in data["datasets"]]
     if all(card["modality"] == "ieeg" for card in cards_of):
         return "simulated_seeg"
+    if "target" in data["labels"]:
+        return "simulated_oddball"
     if any(card["modality"] != "fmri" for card in cards_of):
         return "simulated_motor_imagery"
     network = recipe["model"]["init_args"]["model"]["init_args"]

@@ -52,6 +52,9 @@ from .simulated.synthetic_fmri import simulate_bold as simulate_bold
 from .simulated.synthetic_meeg import MeegTruth as MeegTruth
 from .simulated.synthetic_meeg import SyntheticMEEGReader as SyntheticMEEGReader
 from .simulated.synthetic_meeg import simulate_meeg as simulate_meeg
+from .simulated.synthetic_oddball import OddballTruth as OddballTruth
+from .simulated.synthetic_oddball import SyntheticOddballReader as SyntheticOddballReader
+from .simulated.synthetic_oddball import simulate_oddball as simulate_oddball
 from .simulated.synthetic_seeg import SyntheticSEEGReader as SyntheticSEEGReader
 from .simulated.synthetic_seeg import WordTruth as WordTruth
 from .simulated.synthetic_seeg import simulate_words as simulate_words
