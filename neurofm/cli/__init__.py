@@ -158,6 +158,12 @@ COMMANDS: dict[str, Command] = {
         "compare methods on the same people, windows and labels; a table and a figure",
         "neurofm benchmark pretraining",
     ),
+    "explain": Command(
+        "neurofm.cli.explain",
+        _TRAIN,
+        "what a fine-tuned model looks at, and when the information is there",
+        "neurofm explain runs/scratch_simulated",
+    ),
     "federated": Command(
         "neurofm.cli.federated",
         _TRAIN,

@@ -200,14 +200,10 @@ def clusters_above(
     difference = scores - chance
     if not difference.std(0).all():  # the same score of everybody: t would be infinite
         difference = difference + 1e-9 * np.random.default_rng(seed).standard_normal(scores.shape)
-    _, inside, p, _ = mne.stats.permutation_cluster_1samp_test(
-        difference,
-        tail=1,
-        n_permutations=n_permutations,
-        out_type="mask",
-        seed=seed,
-        verbose="error",
-    )
+    with mne.use_log_level("error"):
+        _, inside, p, _ = mne.stats.permutation_cluster_1samp_test(
+            difference, tail=1, n_permutations=n_permutations, out_type="mask", seed=seed
+        )
     found = [
         Cluster(_mask(where, scores.shape[1:]), float(value))
         for where, value in zip(inside, p, strict=True)

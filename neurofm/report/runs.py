@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 
 from neurofm import cards
 from neurofm.report.codebook import about_codes, add_codebook
+from neurofm.report.decoded import add_predictions
 from neurofm.report.plots import plot_curves, plot_scores
-from neurofm.report.report import Report
+from neurofm.report.report import Report, load_report
 from neurofm.types import Result
 
 STAGES = ("train", "validate", "val", "test")
@@ -97,6 +98,7 @@ def read_run(folder: Path | str) -> Report:
             text += f" Training took {_duration(record['seconds'])}, threads: {record['threads']}."
         report.add_section("Training", text=text, figures=figures, table=last)
         add_codebook(report, metrics.curves)
+    add_predictions(report, folder)
     for stage in ("validate", "test"):
         scored, numbers = _scores(folder, stage)
         if scored is not None:
@@ -105,6 +107,11 @@ def read_run(folder: Path | str) -> Report:
                 text=f"From {scored.relative_to(folder)}.",
                 table=[{"metric": name, "value": value} for name, value in numbers.items()],
             )
+    explained = sorted(folder.rglob("explain/report.json"), key=lambda path: path.stat().st_mtime)
+    if explained:  # by `neurofm explain`
+        found = load_report(explained[-1].parent)
+        report.add_lines(found.lines)
+        report.sections += found.sections
     if config_path is not None:
         report.add_section(
             "Configuration",
