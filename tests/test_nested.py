@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from neurofm.data.audit import find_leaks
 from neurofm.data.rows import Row, Split
 
 
@@ -41,9 +42,10 @@ def test_inner_folds_separate_what_the_outer_fold_does(
     folds = inner_folds(rows, by, k=4)
 
     assert len(folds) == n
-    assert sorted(i for _, held in folds for i in held) == list(range(len(rows)))
-    for train, held in folds:
-        assert not set(train) & set(held)
+    assert sorted(i for fold in folds for i in fold.test) == list(range(len(rows)))
+    for fold in folds:
+        train, held = fold.train, fold.test
+        assert not find_leaks(rows, fold) and fold.by == (separated or "time")
         assert {rows[i].label for i in train} == {rows[i].label for i in held} == {"a", "b"}
         if separated:
             sides = [{getattr(rows[i], separated) for i in side} for side in (train, held)]
@@ -191,8 +193,9 @@ def test_values_go_to_their_paths_and_the_first_of_equals_is_taken() -> None:
         with_values(spec, {"class_path.c": 2})
     options = list(grid_of({"a": [1, 2], "b": [3, 4]}))
     assert options[1] == {"a": 1, "b": 4} and len(options) == 4
-    assert choose(options, lambda option, fold: float(option["a"]), [((), ())]) == options[2]
-    assert choose(options, lambda option, fold: float("nan"), [((), ())]) == {}
+    folds = [Split((), (), (), name="inner fold 1")]
+    assert choose(options, lambda option, fold: float(option["a"]), folds) == options[2]
+    assert choose(options, lambda option, fold: float("nan"), folds) == {}
 
 
 def test_test_windows_do_not_reach_the_training_of_a_network(small: Any) -> None:

@@ -21,22 +21,24 @@ from neurofm.data.splits import _chronology, _natural
 from neurofm.evaluate.folds import contiguous_parts
 
 _WIDER = {"subject": ("subject", "run"), "session": ("session", "run"), "run": ("run",)}
-Fold = tuple[tuple[int, ...], tuple[int, ...]]  # training and held-out positions
 
 
-def _groups(rows: Sequence[Row], by: str) -> list[list[int]]:
-    """Windows of each group that the outer fold separates; none if there are fewer than two."""
+def _groups(rows: Sequence[Row], by: str) -> tuple[list[list[int]], str]:
+    """Windows of each group that the outer fold separates, and what kind of groups these are.
+
+    None, and "time", if there are fewer than two.
+    """
     for entity in _WIDER.get(by, (by,) if by == "recording" else ()):
         found: dict[tuple[str | None, ...], list[int]] = {}
         for i, row in enumerate(rows):
             session = (row.session,) if entity == "run" else ()
             found.setdefault((*session, getattr(row, entity)), []).append(i)
         if len(found) > 1 and not any(at[-1] is None for at in found):
-            return [found[at] for at in sorted(found, key=lambda at: [*map(_natural, at)])]
-    return []
+            return [found[at] for at in sorted(found, key=lambda at: [*map(_natural, at)])], entity
+    return [], "time"
 
 
-def inner_folds(rows: Sequence[Row], by: str, *, k: int = 5) -> list[Fold]:
+def inner_folds(rows: Sequence[Row], by: str, *, k: int = 5) -> list[Split]:
     """Folds of training windows.
 
     Args:
@@ -45,23 +47,28 @@ def inner_folds(rows: Sequence[Row], by: str, *, k: int = 5) -> list[Fold]:
         k: Folds at most.
 
     Returns:
-        None if the windows are too few; folds whose training part lacks a class are left out.
+        None if the windows are too few; folds whose training part lacks a class are left out. Their
+        `by` is what they separate.
     """
     everything = set(range(len(rows)))
     labels = {str(row.label) for row in rows}
-    groups = _groups(rows, by)
+    groups, entity = _groups(rows, by)
     if groups:
         parts = np.array_split(np.arange(len(groups)), min(k, len(groups)))
         held = [sorted(i for g in part for i in groups[g]) for part in parts]
-        folds = [(tuple(sorted(everything - set(out))), tuple(out)) for out in held]
+        folds = [
+            Split(
+                tuple(sorted(everything - set(out))), (), tuple(out), f"inner fold {i + 1}", entity
+            )
+            for i, out in enumerate(held)
+        ]
     else:
         counts = [sum(str(row.label) == label for row in rows) for label in labels]
         most = min(k, min(counts, default=0))
         if most < 2 or len(labels) < 2:
             return []
-        made = contiguous_parts(rows, sorted(everything), k=most, title="training side")
-        folds = [(split.train, split.test) for split in made]
-    return [fold for fold in folds if {str(rows[i].label) for i in fold[0]} == labels]
+        folds = contiguous_parts(rows, sorted(everything), k=most, title="inner folds")
+    return [fold for fold in folds if {str(rows[i].label) for i in fold.train} == labels]
 
 
 def held_out(rows: Sequence[Row], by: str, *, share: float, seed: int = 0) -> tuple[int, ...]:
@@ -76,7 +83,7 @@ def held_out(rows: Sequence[Row], by: str, *, share: float, seed: int = 0) -> tu
     Returns:
         Positions; none where nothing can be spared.
     """
-    groups = _groups(rows, by)
+    groups, _ = _groups(rows, by)
     if groups:
         n = min(max(1, round(share * len(groups))), len(groups) - 1)
         order = np.arange(len(groups))
@@ -122,13 +129,13 @@ def with_values(spec: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 
 def choose(
     options: Sequence[dict[str, Any]],
-    score: Callable[[dict[str, Any], Fold], float],
-    folds: Sequence[Fold],
+    score: Callable[[dict[str, Any], Split], float],
+    folds: Sequence[Split],
 ) -> dict[str, Any]:
     """The option with the best mean score over inner folds; the first of equally good ones.
 
     Args:
-        score: Of an option trained on the first part of a fold, on the second; NaN is left out.
+        score: Of an option on the test side of a fold, trained on the other; NaN is left out.
 
     Returns:
         Nothing if no fold gives a score.
@@ -140,8 +147,3 @@ def choose(
         if len(values) and values.mean() > best + 1e-12:
             best, found = float(values.mean()), option
     return found
-
-
-def inner_split(split: Split, fold: Fold) -> Split:
-    """An inner fold as a split of the training windows."""
-    return Split(fold[0], (), fold[1], name=f"{split.name}, inner", by=split.by)

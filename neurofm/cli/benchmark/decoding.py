@@ -23,7 +23,7 @@ from neurofm.cli.run_folder import versions
 from neurofm.data import Split
 from neurofm.evaluate import FoldScores, per_subject
 from neurofm.evaluate.fold import predict_fold, refuse_copies, take
-from neurofm.evaluate.nested import Fold, choose, grid_of, inner_folds, inner_split, with_values
+from neurofm.evaluate.nested import choose, grid_of, inner_folds, with_values
 from neurofm.evaluate.records import write_record
 from neurofm.evaluate.suites import Cell, Suite
 
@@ -183,14 +183,15 @@ def chosen_values(
     inner = inner_folds(rows, split.by)
     if own.validate:
         n = len(own.train)
-        inner = [(tuple(range(n)), tuple(range(n, len(members))))]
+        held = tuple(range(n, len(members)))
+        inner = [Split(tuple(range(n)), (), held, name="validation side", by=split.by)]
 
-    def score(option: dict[str, Any], fold: Fold) -> float:
+    def score(option: dict[str, Any], fold: Split) -> float:
         found = predict_fold(
             decoder.made(cell, option),
             inputs,
             rows,
-            inner_split(split, fold),
+            fold,
             name=f"{cell.method} with {option}",
             classes=windows.labels,
             sfreq=windows.batch.sfreq,
