@@ -160,7 +160,7 @@ def assignable(layer: nn.Module) -> bool:
     with torch.no_grad():
         weight = 10 * cast(Tensor, trial.weight).detach() + 1  # beyond what a limit would let pass
         try:
-            trial.weight = weight  # type: ignore[assignment]
+            trial.weight = weight
         except (NotImplementedError, RuntimeError):
             return False
         return bool(torch.allclose(cast(Tensor, trial.weight), weight, rtol=1e-4, atol=1e-5))

@@ -46,10 +46,11 @@ class _Injected(Adaptation):
         peft = optional("peft")
         peft.inject_adapter_in_model(self._config(peft, model), model)
         for layer in model.modules():
-            if isinstance(layer, peft.tuners.lora.Linear):
-                layer.__class__ = _readable(type(layer), _low_rank_weight, _own_bias)
-            elif isinstance(layer, peft.tuners.ia3.Linear):
-                layer.__class__ = _readable(type(layer), _scaled_weight, _scaled_bias)
+            kind: Any = type(layer)
+            if issubclass(kind, peft.tuners.lora.Linear):
+                layer.__class__ = _readable(kind, _low_rank_weight, _own_bias)
+            elif issubclass(kind, peft.tuners.ia3.Linear):
+                layer.__class__ = _readable(kind, _scaled_weight, _scaled_bias)
 
     def settle(self, model: nn.Module) -> None:
         """Batch norms keep their statistics."""
