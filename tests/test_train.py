@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -23,6 +24,7 @@ from neurofm import cards, cli
 from neurofm.cli import train
 from neurofm.cli.run_folder import WholeCheckpoints, versions
 from neurofm.io import load_model
+from neurofm.report import read_run
 from neurofm.tasks import Task
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec")
@@ -106,6 +108,20 @@ def test_a_run_leaves_configuration_metrics_record_and_checkpoints(finished):
     assert set(record["metrics"]) >= {"train/loss", "validate/loss", "validate/accuracy"}
     assert record["question"] == "Does it run?" and record["seconds"] > 0
     assert load_model(finished / "runs" / "mine").dim == 16
+
+
+def test_a_run_leaves_what_it_said_of_every_validation_window(finished):
+    folder = finished / "runs" / "mine" / "version_0"
+    said = json.loads((folder / "predictions-validate.json").read_text())
+    record = json.loads((folder / "run.json").read_text())
+    assert sorted(set(said["recording"])) == record["split"]["validate"]
+    moments = set(zip(said["recording"], said["onset"], strict=True))
+    assert len(moments) == len(said["y"]) == len(said["p"])
+    rows = zip(said["p"], said["y"], strict=True)
+    right = [int(p.index(max(p)) == y) for p, y in rows]
+    assert np.mean(right) == pytest.approx(record["metrics"]["validate/accuracy"])
+    page = read_run(finished / "runs" / "mine")
+    assert "Predictions, validate" in [section.title for section in page.sections]
 
 
 def test_the_saved_configuration_repeats_the_run(finished, monkeypatch, capsys):

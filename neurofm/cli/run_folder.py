@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -114,15 +115,44 @@ class RunRecord(Callback):
         """With the final metrics."""
         seconds = round(time.monotonic() - self._start, 1)
         self._write(trainer, metrics=_numbers(trainer), seconds=seconds)
+        write_predictions(trainer, pl_module, "validate")
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """With the metrics of a validation that is not part of a fit."""
         if trainer.state.fn == "validate":
             self._write(trainer, validate=_numbers(trainer))
+            write_predictions(trainer, pl_module, "validate")
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         """With the test metrics."""
         self._write(trainer, test=_numbers(trainer))
+        write_predictions(trainer, pl_module, "test")
+
+
+def write_predictions(trainer: lightning.Trainer, task: Any, stage: str) -> None:
+    """What a decoder said of every window of a stage, as `predictions-STAGE.json`."""
+    said, data = getattr(task, "predicted", None), getattr(trainer, "datamodule", None)
+    if not said or not isinstance(data, BrainData) or data.windows is None:
+        return
+    if not trainer.is_global_zero or trainer.log_dir is None:
+        return
+    index = data.windows.recording
+    names, places = np.unique(index, return_index=True)
+    first = {int(r): data.rows[int(i)] for r, i in zip(names, places, strict=True)}
+    rows = [first[r] for r in said["recording"].tolist()]
+    content = {
+        "stage": stage,
+        "classes": list(data.labels or range(said["p"].shape[1])),
+        "subject": [row.subject for row in rows],
+        "recording": [row.recording for row in rows],
+        "onset": said["onset"].tolist(),
+        "y": said["y"].tolist(),
+        "p": np.round(said["p"], 4).tolist(),
+    }
+    file = Path(trainer.log_dir) / f"predictions-{stage}.json"
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content))
+    temporary.replace(file)
 
 
 def _numbers(trainer: lightning.Trainer) -> dict[str, float]:

@@ -124,7 +124,7 @@ def _reliability(
     drawn = np.random.default_rng(0).multinomial(shape[0], [1 / shape[0]] * shape[0], size=1000)
     axes.bar(
         50 * (edges[:-1] + edges[1:]),
-        40 * n.sum(0) / n.sum(),
+        100 * n.sum(0) / n.sum(),
         width=100 * (edges[1] - edges[0]) * 0.9,
         color=MUTED,
         alpha=0.3,

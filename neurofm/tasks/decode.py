@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -98,6 +99,8 @@ class Decode(Task):
         self._own = OwnTokens(self.model)
         self._overlap = 0
         self._scored: list[Tensor] = []
+        # Of the last whole validation or test: "y", "p", "recording" and "onset" of its windows.
+        self.predicted: dict[str, np.ndarray] = {}
 
     def setup(self, stage: str) -> None:
         """Compare the number of classes with the data's, and forget tokens of other data."""
@@ -199,7 +202,8 @@ class Decode(Task):
         self.record({"loss": loss, "accuracy": right}, stage=stage, size=len(batch), bar="accuracy")
         if stage != "train":
             window = batch.recording, batch.onset.double().view(torch.int64)
-            self._scored.append(torch.stack([logits.detach().argmax(1), batch.y, *window], 1))
+            p = logits.detach().double().softmax(1).view(torch.int64)
+            self._scored.append(torch.stack([batch.y, *window, *p.unbind(1)], 1))
         return loss
 
     def _training_loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -215,9 +219,20 @@ class Decode(Task):
     def _balanced(self, stage: str) -> None:
         scored, self._scored = torch.cat(self._scored), []
         if place()[1] > 1:
+            scored = gather(scored).flatten(0, 1)
             # A batch that does not divide by the processes has some of its windows twice.
-            scored = gather(scored).flatten(0, 1).unique(dim=0)
-        predicted, true = scored[:, 0].cpu().numpy(), scored[:, 1].cpu().numpy()
+            windows, at = scored[:, 1:3].unique(dim=0, return_inverse=True)
+            first = at.new_full((len(windows),), len(scored))
+            number = torch.arange(len(scored), device=at.device)
+            scored = scored[first.scatter_reduce(0, at, number, "amin")]
+        true, p = scored[:, 0].cpu().numpy(), scored[:, 3:].contiguous().view(torch.float64).cpu()
+        self.predicted = {
+            "y": true,
+            "p": p.numpy(),
+            "recording": scored[:, 1].cpu().numpy(),
+            "onset": scored[:, 2].contiguous().view(torch.float64).cpu().numpy(),
+        }
+        predicted = p.argmax(1).numpy()
         self.log(
             f"{stage}/balanced_accuracy", float(balanced_accuracy(true, predicted)), sync_dist=True
         )
