@@ -97,7 +97,7 @@ def test_the_readout_learns_first_and_then_everything(small, model, tmp_path):
     # Looked at before the task is told of the step.
     assert watch.modes == [True, *[False] * 3, *[True] * (len(moved) - 4)]
     readout = [rate["readout.linear.weight"] for rate in watch.rates]
-    own = [rate["model.projection.weight"] for rate in watch.rates]
+    own = [rate["model.blocks.0.feedforward.0.weight"] for rate in watch.rates]
     assert max(readout[:3]) == pytest.approx(1e-2) and max(readout[3:]) == pytest.approx(1e-3)
     assert own[:3] == [0, 0, 0] and own[3:] == pytest.approx([0.5 * r for r in readout[3:]])
     assert all(p.requires_grad for n, p in model.named_parameters() if "tokenizer" not in n)

@@ -52,11 +52,14 @@ def learn(needed: list[int]) -> Decode:
         for layer in gated(task.model).values():
             layer.temperature = 0.25 * (0.02 / 0.25) ** (step / 199)
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(task(x), y) + task.adapt.penalty(task.model)
+        loss = nn.functional.cross_entropy(
+            task.readout(task.model.encode(x)), y
+        ) + task.adapt.penalty(task.model)
         loss.backward()
         optimizer.step()
     task.eval()
-    assert float((task(x).argmax(1) == y).float().mean()) > 0.88  # units saturate
+    found = task.readout(task.model.encode(x)).argmax(1)
+    assert float((found == y).float().mean()) > 0.88  # units saturate
     return task
 
 
