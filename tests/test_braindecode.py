@@ -10,8 +10,6 @@ import torch
 from neurofm import cards
 from neurofm.batch import Batch, BrainModel
 from neurofm.models import BraindecodeModel
-from neurofm.models.braindecode import networks
-from neurofm.models.braindecode_networks import LAYOUTS  # those: test_braindecode_published.py
 
 
 def _batch(n: int = 3, n_channels: int = 8, n_times: int = 256, sfreq: float = 128.0) -> Batch:
@@ -125,54 +123,3 @@ def test_a_network_without_a_single_head_gives_logits_but_no_embedding():
     assert model(batch).shape == (3, 4)
     with pytest.raises(ValueError, match="no single last layer"):
         model.encode(batch)
-
-
-ELECTRODES = ["Fp1", "Fp2", "F3", "F4", "C3", "C4", "O1", "O2"]
-# Metres, about where they are: some networks interpolate between electrodes.
-PLACES = [
-    [-3, 11, 3],
-    [3, 11, 3],
-    [-5, 9, 8],
-    [5, 9, 8],
-    [-7, 2, 10],
-    [7, 2, 10],
-    [-3, -8, 5],
-    [3, -8, 5],
-]
-ONE = {"n_channels": 1, "channels": ["Cz"], "positions": [[0.0, 0.0, 0.12]]}
-OTHER_SIZES = {
-    "AttnSleep": ONE | {"n_times": 3000, "sfreq": 100.0},
-    "InterpolatedBENDR": {"arguments": {"transformer_layers": 1, "encoder_h": 64}},
-    "InterpolatedBIOT": {"sfreq": 200.0},
-    "InterpolatedEEGPT": {"arguments": {"depth": 1}},
-    "InterpolatedLaBraM": {"arguments": {"num_layers": 1}},
-    "USleep": {"sfreq": 128.0, "n_times": 3840},
-    # Not classifiers of windows: used for their features.
-    "DANCE": {"n_outputs": None},
-    "InterpolatedSignalJEPA": {"n_outputs": None},
-}
-# Of muscles, for arrays of their own.
-FOR_MUSCLES = {
-    "EMG2QwertyNet",
-    "MetaNeuromotorHand",
-    "NeuroPose",
-    "SensingDynamics",
-    "VEMG2Pose",
-}
-
-
-@pytest.mark.filterwarnings("ignore")  # what their authors think of windows of 4 s
-def test_every_other_network_for_windows_of_eeg_builds():
-    size = {"n_channels": 8, "n_times": 1000, "sfreq": 250.0, "n_outputs": 4}
-    size |= {"channels": ELECTRODES, "positions": [[x / 100 for x in place] for place in PLACES]}
-    faults = {}
-    for name in sorted(set(networks()) - set(LAYOUTS) - FOR_MUSCLES):
-        try:
-            model = BraindecodeModel(name, **(size | OTHER_SIZES.get(name, {})))
-            assert model.dim > 0 or name == "ATCNet"  # several heads, no single last layer
-        except ValueError as error:
-            faults[name] = str(error)
-    assert faults == {}
-    for name in FOR_MUSCLES:
-        with pytest.raises(ValueError, match="does not work for 8 channels"):
-            BraindecodeModel(name, **size)

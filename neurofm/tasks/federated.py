@@ -9,7 +9,8 @@ A client that fails in mid-round is left out of it (or stops the run): it goes b
 the round, the server averages the others, and it takes part again in the next one. A run that is
 killed resumes in mid-round.
 
-Source: McMahan et al. 2017 (FedAvg); Liu et al. 2024 (FLEEG: which layers are shared).
+Source: McMahan et al. 2017 (FedAvg); Liu et al. 2024 (FLEEG: which layers are shared);
+Schirrmeister et al. 2017 (crops).
 Axes: batch class.
 """
 
@@ -18,7 +19,8 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -83,6 +85,9 @@ class Federated(Task):
         on_failure: What to do when a client fails in mid-round: "continue" with the others, or
             "stop" the run, whose last checkpoint stays.
         client_lr: Learning rates of clients as fractions of `lr`, by name; 1 where not named.
+        crops: With windows longer than the networks take: in training they are read at a place that
+            is drawn for each batch, otherwise the logits of so many places are averaged. 0 refuses
+            longer windows.
 
     Source of the defaults: the original's AdamW 0.01, weight decay 5e-4, cosine to zero. Biases and
     batch norms take no weight decay here.
@@ -96,6 +101,7 @@ class Federated(Task):
         round_epochs: int = 1,
         on_failure: Literal["continue", "stop"] = "continue",
         client_lr: dict[str, float] | None = None,
+        crops: int = 0,
         lr: float = 0.01,
         weight_decay: float = 5e-4,
         betas: Sequence[float] = (0.9, 0.999),
@@ -111,17 +117,18 @@ class Federated(Task):
             final_lr=final_lr,
         )
         unknown = sorted(set(client_lr or ()) - set(model.names))
-        if weighting not in ("trained", "listed", "equal") or round_epochs < 1 or unknown:
+        if weighting not in get_args(Weighting) or round_epochs < 1 or crops < 0 or unknown:
             raise ValueError(
-                f"Federated: weighting {weighting!r}, round_epochs {round_epochs}, client_lr for "
-                f"{unknown}; expected 'trained', 'listed' or 'equal', at least one epoch, and "
-                f"clients among {model.names}."
+                f"Federated: weighting {weighting!r}, round_epochs {round_epochs}, crops {crops}, "
+                f"client_lr for {unknown}; expected 'trained', 'listed' or 'equal', at least one "
+                f"epoch, 0 or more crops, and clients among {model.names}."
             )
         if on_failure not in ("continue", "stop"):
             raise ValueError(f"Federated: on_failure is {on_failure!r}, not 'continue' or 'stop'.")
         self.model = model
         self.weighting, self.round_epochs = weighting, round_epochs
         self.on_failure, self.client_lr = on_failure, client_lr or {}
+        self.crops = crops
         self.failures: dict[str, str] = {}  # of this round: client to what went wrong
         self._trained: dict[str, int] = {}  # windows in this round
         self._listed: dict[str, int] = {}
@@ -167,6 +174,19 @@ class Federated(Task):
             found[self.model.names[i]] = batch._map(lambda tensor, c=chosen: tensor[c])
         return found
 
+    def logits(self, name: str, part: Batch, *, training: bool) -> Tensor:
+        """Logits, batch x class, of one client; see `crops` for windows longer than it takes."""
+        client = self.model[name]
+        n, given = client.contract.n_times, part.x.shape[-1]
+        if not self.crops or n is None or given <= n:
+            return client.logits(part)
+        if training:
+            starts = [int(torch.randint(given - n + 1, ()))]
+        else:
+            starts = torch.linspace(0, given - n, self.crops).round().int().tolist()
+        found = [client.logits(replace(part, x=part.x[..., at : at + n])) for at in starts]
+        return torch.stack(found).mean(0)
+
     # Training
 
     def rates(self) -> list[Rate]:
@@ -208,7 +228,7 @@ class Federated(Task):
     def _train(self, name: str, part: Batch) -> Tensor:
         y = cast(Tensor, part.y)
         try:
-            logits = self.model[name].logits(part)
+            logits = self.logits(name, part, training=True)
             loss = F.cross_entropy(logits, y)
             if not bool(loss.detach().isfinite()):
                 raise ValueError(f"its loss is {float(loss.detach())}")
@@ -305,7 +325,7 @@ class Federated(Task):
     # Scores
 
     def _score(self, name: str, part: Batch, stage: str) -> Tensor:
-        logits = self.model[name].logits(part)
+        logits = self.logits(name, part, training=False)
         loss = F.cross_entropy(logits, cast(Tensor, part.y))
         self.record({f"{name}/loss": loss}, stage=stage, size=len(part))
         self.record({"loss": loss}, stage=stage, size=len(part), bar="loss")
@@ -338,7 +358,7 @@ class Federated(Task):
         out: Tensor | None = None
         owner = torch.tensor([self._owner[i] for i in batch.recording.tolist()])
         for name, part in self._parts(batch).items():
-            logits = self.model[name].logits(part)
+            logits = self.logits(name, part, training=False)
             out = logits.new_zeros(len(batch), logits.shape[1]) if out is None else out
             out[owner.to(logits.device) == self.model.names.index(name)] = logits
         return cast(Tensor, out)

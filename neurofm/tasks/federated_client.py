@@ -99,7 +99,8 @@ class FederatedClient:
             for _ in range(self.round_epochs):
                 for batch in self.loader:
                     windows += len(batch)
-                    loss = F.cross_entropy(self.model.logits(batch), self._labels(batch))
+                    found = self.task.logits(self.name, batch, training=True)
+                    loss = F.cross_entropy(found, self._labels(batch))
                     if not bool(loss.detach().isfinite()):
                         raise ValueError(f"client {self.name}: its loss is {float(loss.detach())}.")
                     self.optimizer.zero_grad()
@@ -130,7 +131,7 @@ class FederatedClient:
         logits, labels = [], []
         with torch.no_grad():
             for batch in cast(Any, self.data.val_dataloader()):
-                logits.append(self.model.logits(batch))
+                logits.append(self.task.logits(self.name, batch, training=False))
                 labels.append(self._labels(batch))
         predicted, y = torch.cat(logits), torch.cat(labels)
         return {
