@@ -73,3 +73,20 @@ def test_alignment_is_a_step_that_a_recipe_can_write_down() -> None:
     step = AlignRecording(labels=["a"], window_s=2.0)
     assert spec_of(build(spec_of(step))) == spec_of(step)
     np.testing.assert_array_equal(build(spec_of(step))(recording()).data, step(recording()).data)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_recording_is_recentred_by_the_riemannian_mean_and_says_so(causal: bool) -> None:
+    step = AlignRecording(window_s=2.0, metric="riemannian", causal=causal)
+    euclidean = AlignRecording(window_s=2.0, causal=causal)
+    aligned = step(recording())
+    assert step.align == f"riemannian {'causal' if causal else 'offline'}"
+    assert aligned.history[-1].startswith("Riemannian alignment of 5 EEG channels")
+    last = aligned.data[:, -400:].astype(np.float64)
+    np.testing.assert_allclose(np.cov(last), np.eye(5), atol=0.4)  # one window of ten
+    assert not np.array_equal(aligned.data, euclidean(recording()).data)
+
+
+def test_unknown_means_are_refused() -> None:
+    with pytest.raises(ValueError, match="'harmonic', expected euclidean or riemannian"):
+        AlignRecording(metric="harmonic")  # type: ignore[arg-type]
