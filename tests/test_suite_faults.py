@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -227,3 +232,31 @@ def test_a_part_of_a_suite_keeps_the_records_of_the_rest(
         for method in ("csp", "tangent")
     }
     assert hashes["csp"] == hashes["tangent"] and len(hashes["csp"]) == 3
+
+
+@pytest.mark.slow
+def test_a_suite_that_is_killed_leaves_whole_records_and_continues(
+    small: Any, tmp_path: Path
+) -> None:
+    file = suite_file(small, tmp_path, csp=(CSP, CHOOSING))
+    card = yaml.safe_load(file.read_text(encoding="utf-8")) | {"seeds": [0, 1, 2]}
+    del card["datasets"]["absent"]
+    file.write_text(yaml.safe_dump(card), encoding="utf-8")
+    program = "import sys; from neurofm.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "benchmark", str(file)]
+    command += ["--out", str(tmp_path / "out"), "--workers", "2"]
+    folder = tmp_path / "out" / "records"
+
+    process = subprocess.Popen(command, start_new_session=True)
+    while process.poll() is None and len(list(folder.glob("*.json"))) < 3:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+    assert 3 <= len(kept) < 3 * 9
+    for path in kept:
+        assert json.loads(path.read_text(encoding="utf-8"))["key"] == path.stem
+
+    assert subprocess.run(command, check=False).returncode == 0
+    assert len(list(folder.glob("*.json"))) == 3 * 9
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
