@@ -143,17 +143,13 @@ EVERY = {
     "scratch_mirepnet_simulated": FORMATS,
     "scratch_mvcnet_simulated": FORMATS,
     "scratch_functional_simulated": FORMATS,
-    "scratch_patch_simulated": FORMATS,
-    "scratch_tfm_simulated": FORMATS,
-    "scratch_meg_gpt_simulated": FORMATS,
-    "scratch_simulated": FORMATS,
+    "scratch_patch_simulated": ("torchscript", "torch"),
+    "scratch_tfm_simulated": ("torchscript",),
     "federated_fleeg": FORMATS,
     "EEGNet": FORMATS,
-    "ShallowFBCSPNet": FORMATS,
 }
 TOKENIZERS = {
     "scratch_tfm_simulated": "tfm_tokenizer_demo",
-    "scratch_meg_gpt_simulated": "ephys_tokenizer_demo",
 }
 
 

@@ -9,6 +9,7 @@ Axes: batch channel time.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import warnings
@@ -57,10 +58,10 @@ class FixedInput(nn.Module):
     def __init__(self, decoder: RunDecoder, example: Batch) -> None:
         super().__init__()
         self.decoder = copy.deepcopy(decoder)
-        for module in self.decoder.modules():
+        for module in list(self.decoder.modules()):
             module._forward_pre_hooks.clear()  # batches are compared with contracts there
         self.example = example
-        self.answers: list[Any] | None = None
+        self.answers: dict[str, list[Any]] = {}
         for name in ("channel_mask", "kind", "position", "orientation", "has_position"):
             self.register_buffer(name, getattr(example, name)[:1].clone())
         for name in ("onset", "subject", "recording"):
@@ -84,15 +85,12 @@ class FixedInput(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channel time"]) -> Float[Tensor, "batch class"]:
         """Probabilities."""
-        if self.answers is None:
-            with PlainOperations():
-                return self.decoder(self._batch(x))
         with Decisions(self.answers, replay=True), PlainOperations():
             return self.decoder(self._batch(x))
 
     def decide(self, x: Tensor) -> None:
         """Make the decisions that depend on data, for good."""
-        answers: list[Any] = []
+        answers: dict[str, list[Any]] = {}
         with Decisions(answers, replay=False), PlainOperations(), torch.no_grad():
             self.decoder(self._batch(x))
         self.answers = answers
@@ -141,13 +139,14 @@ def export_decoder(
     path.parent.mkdir(parents=True, exist_ok=True)
     reasons = []
     try:
-        for any_batch in (True, False):
+        for any_batch, write in itertools.product((True, False), _WRITE[format]):
             header = _header(decoder, processing, n, any_batch)
             given = torch.from_numpy(x[: 2 if any_batch else 1])
             try:
                 with warnings.catch_warnings(), torch.no_grad():
                     warnings.simplefilter("ignore")
-                    _WRITE[format](fixed, given, partial, json.dumps(header), any_batch)
+                    fixed.decide(given)
+                    write(fixed, given, partial, json.dumps(header), any_batch)
                 difference = float(np.abs(load_exported(partial)(x) - expected).max())
             except Exception as error:  # exporters raise whatever they meet
                 reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:300])
@@ -184,8 +183,8 @@ def _header(decoder: RunDecoder, processing: Processing, n: int, any_batch: bool
 
 
 def _torchscript(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool) -> None:
-    fixed.answers = None  # a trace takes decisions as it meets them
-    traced = torch.jit.trace(fixed, (x,), check_trace=False, strict=False)
+    # A function, not the module: attributes of a module are read, and some of them raise.
+    traced = torch.jit.trace(lambda x: fixed(x), (x,), check_trace=False, strict=False)
     torch.jit.save(traced, str(path), _extra_files={HEADER: header})
 
 
@@ -194,32 +193,27 @@ def _torch(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: boo
 
 
 def _program(fixed: FixedInput, x: Tensor, any_batch: bool) -> Any:
-    fixed.decide(x)
     shapes = {"x": {0: torch.export.Dim("batch", min=1, max=4096)}} if any_batch else None
     return torch.export.export(fixed, (x,), dynamic_shapes=shapes, strict=False)
 
 
 def _onnx(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool) -> None:
-    onnx = optional("onnx")
     axes = {"x": {0: "batch"}, "probability": {0: "batch"}} if any_batch else None
-    options: dict[str, Any] = {
-        "input_names": ["x"],
-        "output_names": ["probability"],
-        "opset_version": _OPSET,
-    }
-    fixed.answers = None
-    try:
-        torch.onnx.export(fixed, (x,), path, dynamic_axes=axes, dynamo=False, **options)
-    except Exception:  # operations that only the newer exporter knows
-        torch.onnx.export(
-            _program(fixed, x, any_batch),
-            (),
-            path,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-            **options,
-        )
+    torch.onnx.export(fixed, (x,), path, dynamic_axes=axes, dynamo=False, **_NAMED)
+    _say(path, header)
+
+
+def _onnx_of_program(
+    fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool
+) -> None:
+    program = _program(fixed, x, any_batch)
+    options: dict[str, Any] = {"dynamo": True, "external_data": False, "verbose": False}
+    torch.onnx.export(program, (), path, **options, **_NAMED)
+    _say(path, header)
+
+
+def _say(path: Path, header: str) -> None:
+    onnx = optional("onnx")
     model = onnx.load(str(path))
     entry = model.metadata_props.add()
     entry.key, entry.value = HEADER, header
@@ -227,5 +221,15 @@ def _onnx(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool
     onnx.save(model, str(path))
 
 
+_NAMED: dict[str, Any] = {
+    "input_names": ["x"],
+    "output_names": ["probability"],
+    "opset_version": _OPSET,
+}
 _Writer = Callable[[FixedInput, Tensor, Path, str, bool], None]
-_WRITE: dict[str, _Writer] = {"torchscript": _torchscript, "torch": _torch, "onnx": _onnx}
+# In the order in which they are tried: each of the two exporters knows what the other does not.
+_WRITE: dict[str, tuple[_Writer, ...]] = {
+    "torchscript": (_torchscript,),
+    "torch": (_torch,),
+    "onnx": (_onnx, _onnx_of_program),
+}

@@ -10,6 +10,9 @@ Axes: last = time or frequency.
 from __future__ import annotations
 
 import math
+import os
+import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -160,13 +163,14 @@ class Decisions(TorchFunctionMode):
     """Keeps what a model reads off its tensors in one run, and answers the same in later ones.
 
     Args:
-        answers: Of the first run, in order; filled where `replay` is False.
+        answers: Of the first run, by the line of code that asked, in order; filled where `replay`
+            is False. An exporter may leave out checks, and so their questions.
     """
 
-    def __init__(self, answers: list[Any], *, replay: bool) -> None:
+    def __init__(self, answers: dict[str, list[Any]], *, replay: bool) -> None:
         super().__init__()
         self.answers, self.replay = answers, replay
-        self._next = 0
+        self._asked: Counter[str] = Counter()
 
     def __torch_function__(
         self,
@@ -178,10 +182,25 @@ class Decisions(TorchFunctionMode):
         """The answer of the first run, or what is computed."""
         if func not in _DECISIONS and func not in (torch.unique, Tensor.unique):
             return func(*args, **(kwargs or {}))
+        place = f"{_asking()} {getattr(func, '__name__', func)}"
         if not self.replay:
-            self.answers.append(func(*args, **(kwargs or {})))
-            return self.answers[-1]
-        if self._next >= len(self.answers):
-            raise ValueError("export: the model decides otherwise on another window.")
-        self._next += 1
-        return self.answers[self._next - 1]
+            answer = func(*args, **(kwargs or {}))
+            self.answers.setdefault(place, []).append(answer)
+            return answer
+        known = self.answers.get(place, [])
+        if self._asked[place] >= len(known):
+            if torch.jit.is_tracing():  # sizes are tensors to a trace, and are asked as well
+                return func(*args, **(kwargs or {}))
+            raise ValueError(f"export: the model decides otherwise on another window ({place}).")
+        self._asked[place] += 1
+        return known[self._asked[place] - 1]
+
+
+def _asking() -> str:
+    """File and line outside torch that asked a tensor."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and (
+        f"{os.sep}torch{os.sep}" in frame.f_code.co_filename or frame.f_code.co_filename == __file__
+    ):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
