@@ -95,7 +95,7 @@ def test_reliability_of_an_honest_decoder_lies_on_the_diagonal():
 
 
 def test_learning_curves_and_costs_are_drawn_over_logarithmic_axes():
-    trend = Trend([5, 10], [SCORE, Result("a", 0.8)])
+    trend = Trend([5.0, 10.0], [SCORE, Result("a", 0.8)])
     curves = plot_learning_curves({"m": trend}, xlabel="people", ylabel="%", title="t", chance=0.5)
     axes = curves.axes[0]
     np.testing.assert_allclose(axes.lines[0].get_ydata(), [70, 80])
