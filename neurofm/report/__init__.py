@@ -1,6 +1,7 @@
 """Results as tables, figures and one self-contained HTML page."""
 
 from neurofm.report.codebook import plot_explained
+from neurofm.report.erp import Evoked, average_evoked, plot_evoked
 from neurofm.report.people import Pairs, plot_differences, plot_people
 from neurofm.report.plots import (
     plot_band_error,
@@ -21,6 +22,7 @@ from neurofm.report.topography import plot_topographies, plot_topography
 from neurofm.report.trends import Trend, plot_cost, plot_learning_curves
 
 __all__ = [
+    "Evoked",
     "Pairs",
     "Picture",
     "Report",
@@ -28,6 +30,7 @@ __all__ = [
     "ShareCurve",
     "Table",
     "Trend",
+    "average_evoked",
     "load_report",
     "plot_band_error",
     "plot_code_usage",
@@ -37,6 +40,7 @@ __all__ = [
     "plot_critical_difference",
     "plot_curves",
     "plot_differences",
+    "plot_evoked",
     "plot_explained",
     "plot_layer_scores",
     "plot_learning_curves",
