@@ -16,7 +16,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -137,7 +137,7 @@ class _Alignment:
         groups: Sequence[str] | None = None,
         *,
         rows: Sequence[Row] | None = None,
-    ) -> Self:
+    ) -> _Alignment:
         """Forget everything, then take the mean covariance of each group.
 
         Args:
@@ -153,7 +153,7 @@ class _Alignment:
         groups: Sequence[str] | None = None,
         *,
         rows: Sequence[Row] | None = None,
-    ) -> Self:
+    ) -> _Alignment:
         """Add windows to the mean covariances."""
         self.fitted_on += declared(x, rows, self._name)
         for group, members in self._members(x, groups).items():
@@ -216,7 +216,7 @@ class _Alignment:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Self:
+    def from_state(cls, state: Mapping[str, Any]) -> _Alignment:
         """The object that wrote `state`."""
         made = cls(mode=state["mode"], rank_tolerance=state["rank_tolerance"])
         for group, kept in state["means"].items():
