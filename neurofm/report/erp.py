@@ -159,10 +159,10 @@ def plot_evoked(
         figsize=(2.9 * columns + 0.6, 2.0 * rows + (2.4 if drawn else 0) + 0.5),
         layout="constrained",
     )
-    parts = figure.subfigures(
+    parts: Any = figure.subfigures(
         2 if drawn else 1, 1, height_ratios=[2.0 * rows, 2.4][: 1 + bool(drawn)]
     )
-    top, bottom = (parts[0], parts[1]) if drawn else (parts, None)
+    top, bottom = parts if drawn else (parts, None)
     panels = top.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     for axes, channel in zip(panels.ravel(), chosen, strict=False):
         for k, name in enumerate(evoked.classes):
