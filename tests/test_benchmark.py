@@ -257,6 +257,11 @@ def test_shares_are_nested_and_even_over_people_and_classes() -> None:
     assert parts[-1] == tuple(train)
     assert nested_share(rows, train, 0.2, seed=2) != parts[2]
 
+    from dataclasses import replace  # windows of another length and rate, half a second later
+
+    later = [replace(row, start=row.start + 0.503, stop=row.stop + 1.0) for row in rows]
+    assert nested_share(later, train, 0.2, seed=1, offset_s=0.5) == parts[2]
+
 
 def test_a_person_without_a_class_is_named() -> None:
     from neurofm.evaluate.suites import nested_share

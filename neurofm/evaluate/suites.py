@@ -229,25 +229,32 @@ def window_hash(
 
     def side(members: Iterable[int]) -> list[list[Any]]:
         chosen = [rows[i] for i in members]
-        # Hundredths of a second: the onset of an event moves by less when the rate is changed.
-        return sorted(
-            [row.recording, round((row.start - offset_s) * 50), str(row.label)] for row in chosen
-        )
+        return sorted([*_trial(row, offset_s), str(row.label)] for row in chosen)
 
     return digest([side(train), side(test)])
 
 
+def _trial(row: Row, offset_s: float) -> tuple[str, int]:
+    """Recording and onset of the event, in fiftieths of a second.
+
+    The onset moves by less when the rate is changed.
+    """
+    return row.recording, round((row.start - offset_s) * 50)
+
+
 def nested_share(
-    rows: Sequence[Row], train: Sequence[int], share: float, *, seed: int
+    rows: Sequence[Row], train: Sequence[int], share: float, *, seed: int, offset_s: float = 0.0
 ) -> tuple[int, ...]:
     """A share of the training windows, the same share of each class of each person.
 
-    Smaller shares are contained in larger ones of the same seed. Of each class of each person at
-    least one window stays, so that the smallest shares are larger than they say.
+    Smaller shares are contained in larger ones of the same seed, and the trials are the same for
+    windows of any length and rate. Of each class of each person at least one window stays, so that
+    the smallest shares are larger than they say.
 
     Args:
         share: 0 to 1; numbers of windows are rounded to the nearest.
-        seed: Of the order in which windows are taken.
+        seed: Of the order in which trials are taken.
+        offset_s: Of the windows after their events.
 
     Raises:
         ValueError: A person lacks one of the classes.
@@ -266,6 +273,6 @@ def nested_share(
                     f" {', '.join(classes)}); expected two or more classes and windows of each. "
                     "Choose other runs, or leave the person out."
                 )
-            own = sorted(own, key=lambda i: digest([seed, rows[i].recording, rows[i].start]))
+            own = sorted(own, key=lambda i: digest([seed, *_trial(rows[i], offset_s)]))
             chosen += own[: max(1, int(share * len(own) + 0.5))]
     return tuple(sorted(chosen))
