@@ -22,13 +22,20 @@ class PooledLinear(nn.Module):
     Args:
         dim: Features of the pooled embedding.
         dropout: Before the map, in training mode.
+        zero: Start from a map that knows nothing. From few windows what random weights say of
+            many features is not unlearned.
     """
 
-    def __init__(self, dim: int, n_outputs: int, *, dropout: float = 0.0) -> None:
+    def __init__(
+        self, dim: int, n_outputs: int, *, dropout: float = 0.0, zero: bool = False
+    ) -> None:
         super().__init__()
         self.n_outputs = n_outputs
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(dim, n_outputs)
+        if zero:
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
 
     def forward(self, embedding: Embedding) -> Tensor:
         """batch output"""

@@ -32,6 +32,7 @@ from neurofm.evaluate.protocol import (
     summarize,
     within_subject,
 )
+from neurofm.evaluate.spdnet_classifier import SPDNetClassifier
 from neurofm.evaluate.suite_cards import read_suite
 from neurofm.evaluate.suites import Suite, nested_share
 
@@ -44,6 +45,7 @@ __all__ = [
     "LinearProbe",
     "ModelClassifier",
     "RidgeProbe",
+    "SPDNetClassifier",
     "Suite",
     "WindowFeatures",
     "WindowPipeline",

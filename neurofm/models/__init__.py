@@ -10,6 +10,7 @@ from neurofm.models.meg_gpt import MegGPT
 from neurofm.models.mirepnet import MIRepNet
 from neurofm.models.mvcnet import MVCNet
 from neurofm.models.patch_transformer import PatchTransformer
+from neurofm.models.spdnet import SPDNet
 from neurofm.models.tfm import TFMEncoder
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "MIRepNet",
     "MVCNet",
     "PatchTransformer",
+    "SPDNet",
     "TFMEncoder",
     "for_new_subjects",
 ]

@@ -4,6 +4,8 @@ In training the classes of all views are learned, and two descriptions of each w
 features and its companion's, are compared between views and with each other. Validation, test and
 prediction see the window as it is, and the model and readout alone: the companion is for training.
 
+Without contrast (both weights 0) any model learns from views: they are then augmentation alone.
+
 Source: MVCNet (arXiv 2502.17482), weights and temperature included.
 """
 
@@ -36,8 +38,8 @@ class DecodeViews(Decode):
     """Predict the class of each window, trained on views of it.
 
     Args:
-        model: With `project(batch)`, which describes windows in as many features as `encode`, such
-            as MVCNet.
+        model: For contrast with `project(batch)`, which describes windows in as many features as
+            `encode`, such as MVCNet.
         n_outputs: Classes; must agree with the data's labels.
         views: Each window is seen as it is and changed by each of these.
         readout: From embedding to logits; a linear map of the pooled embedding if not given.
@@ -76,15 +78,16 @@ class DecodeViews(Decode):
             betas=betas,
             warmup=warmup,
         )
-        if not callable(getattr(model, "project", None)):
+        self.weights = (between_views, between_networks)
+        if any(self.weights) and not callable(getattr(model, "project", None)):
             raise ValueError(
                 f"DecodeViews: {type(model).__name__} has no `project`, whose description of a "
-                "window could be compared with its features. Use MVCNet, or Decode."
+                "window could be compared with its features. Set between_views and "
+                "between_networks to 0 to learn from views without contrast, or use MVCNet."
             )
         if not views:
-            raise ValueError("DecodeViews: there are no views to compare; use Decode.")
+            raise ValueError("DecodeViews: there are no views to learn from; use Decode.")
         self.views = nn.ModuleList(cast(Sequence[nn.Module], views))
-        self.weights = (between_views, between_networks)
         self.temperature = temperature
 
     def setup(self, stage: str) -> None:
@@ -103,8 +106,8 @@ class DecodeViews(Decode):
         """What training makes small.
 
         Returns:
-            "loss"; "entropy" (nats, added over views), "between_views", "between_networks" (nats);
-            "accuracy" of the windows as they are.
+            "loss"; "entropy" (nats, added over views); with contrast "between_views" and
+            "between_networks" (nats); "accuracy" of the windows as they are.
 
         Raises:
             ValueError: The batch has no labels.
@@ -115,20 +118,18 @@ class DecodeViews(Decode):
             raise ValueError("DecodeViews: the batch has no labels; set `labels` in the data.")
         model = cast(Any, self.model)
         seen = [model.encode(changed) for changed in batches]
-        features = [embedding.pooled() for embedding in seen]
-        projections = [model.project(changed) for changed in batches]
         logits = [self.readout(embedding) for embedding in seen]
         pairs = zip(logits, labels, strict=True)
         entropy = torch.stack([F.cross_entropy(z, cast(Tensor, y)) for z, y in pairs]).sum()
-        views = between_views(features, projections, temperature=self.temperature).mean()
-        networks = between_networks(features, projections, temperature=self.temperature)
-        return {
-            "loss": entropy + self.weights[0] * views + self.weights[1] * networks,
-            "entropy": entropy.detach(),
-            "between_views": views.detach(),
-            "between_networks": networks.detach(),
-            "accuracy": (logits[0].argmax(1) == labels[0]).float().mean(),
-        }
+        found = {"loss": entropy, "entropy": entropy.detach()}
+        if any(self.weights):
+            features = [embedding.pooled() for embedding in seen]
+            projections = [model.project(changed) for changed in batches]
+            views = between_views(features, projections, temperature=self.temperature).mean()
+            networks = between_networks(features, projections, temperature=self.temperature)
+            found["loss"] = entropy + self.weights[0] * views + self.weights[1] * networks
+            found |= {"between_views": views.detach(), "between_networks": networks.detach()}
+        return found | {"accuracy": (logits[0].argmax(1) == labels[0]).float().mean()}
 
     def step(self, batch: Batch, stage: str) -> Tensor:
         """All losses in training; cross-entropy of the windows as they are elsewhere."""
