@@ -218,32 +218,28 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def window_hash(
-    rows: Sequence[Row], train: Iterable[int], test: Iterable[int], *, offset_s: float = 0.0
-) -> str:
+def window_hash(trials: Sequence[Row], train: Iterable[int], test: Iterable[int]) -> str:
     """Hash of the trials on both sides, the same for windows of any length and rate.
 
     Args:
-        offset_s: Of the windows after their events.
+        trials: Rows that start at their event, not at the first sample of a window, which is
+            another moment at another rate.
     """
 
     def side(members: Iterable[int]) -> list[list[Any]]:
-        chosen = [rows[i] for i in members]
-        return sorted([*_trial(row, offset_s), str(row.label)] for row in chosen)
+        chosen = [trials[i] for i in members]
+        return sorted([*_trial(row), str(row.label)] for row in chosen)
 
     return digest([side(train), side(test)])
 
 
-def _trial(row: Row, offset_s: float) -> tuple[str, int]:
-    """Recording and onset of the event, in fiftieths of a second.
-
-    The onset moves by less when the rate is changed.
-    """
-    return row.recording, round((row.start - offset_s) * 50)
+def _trial(row: Row) -> tuple[str, int]:
+    """Recording and onset of the event, in fiftieths of a second."""
+    return row.recording, round(row.start * 50)
 
 
 def nested_share(
-    rows: Sequence[Row], train: Sequence[int], share: float, *, seed: int, offset_s: float = 0.0
+    trials: Sequence[Row], train: Sequence[int], share: float, *, seed: int
 ) -> tuple[int, ...]:
     """A share of the training windows, the same share of each class of each person.
 
@@ -252,16 +248,16 @@ def nested_share(
     the smallest shares are larger than they say.
 
     Args:
+        trials: As in `window_hash`.
         share: 0 to 1; numbers of windows are rounded to the nearest.
         seed: Of the order in which trials are taken.
-        offset_s: Of the windows after their events.
 
     Raises:
         ValueError: A person lacks one of the classes.
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for i in train:
-        groups.setdefault((rows[i].subject, str(rows[i].label)), []).append(i)
+        groups.setdefault((trials[i].subject, str(trials[i].label)), []).append(i)
     classes = sorted({label for _, label in groups})
     chosen: list[int] = []
     for subject in sorted({name for name, _ in groups}):
@@ -273,6 +269,6 @@ def nested_share(
                     f" {', '.join(classes)}); expected two or more classes and windows of each. "
                     "Choose other runs, or leave the person out."
                 )
-            own = sorted(own, key=lambda i: digest([seed, *_trial(rows[i], offset_s)]))
+            own = sorted(own, key=lambda i: digest([seed, *_trial(trials[i])]))
             chosen += own[: max(1, int(share * len(own) + 0.5))]
     return tuple(sorted(chosen))

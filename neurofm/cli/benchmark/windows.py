@@ -51,6 +51,8 @@ class Windows:
         )
         self.module.setup()
         self.rows: list[Row] = list(self.module.rows)
+        onsets = event_onsets(self.module.windows, offset_s=self.offset_s)
+        self.trials = [replace(r, start=t) for r, t in zip(self.rows, onsets, strict=True)]
         self._folds: dict[str, list[Split]] = {}
 
     def folds(self, suite: Suite, protocol: str) -> list[Split]:
@@ -65,15 +67,13 @@ class Windows:
         whole = self.folds(suite, cell.protocol)[cell.fold]
         if cell.share == 1:
             return whole
-        train = nested_share(
-            self.rows, whole.train, cell.share, seed=cell.seed, offset_s=self.offset_s
-        )
+        train = nested_share(self.trials, whole.train, cell.share, seed=cell.seed)
         return replace(whole, train=train, name=f"{whole.name}, {cell.share:.0%} of labels")
 
     def hash(self, split: Split) -> str:
         """Of the trials on both sides."""
         train = [*split.train, *split.validate]
-        return window_hash(self.rows, train, split.test, offset_s=self.offset_s)
+        return window_hash(self.trials, train, split.test)
 
     def key(self, suite: Suite, cell: Cell) -> tuple[str, dict[str, Any]]:
         """Hash of all that decides the numbers of a cell, and what it is made of."""
@@ -84,7 +84,7 @@ class Windows:
 
     def trial_s(self, row: int) -> float:
         """Seconds of the event in its recording, the same for windows of every length and rate."""
-        return round((self.rows[row].start - self.offset_s) * 50) / 50
+        return round(self.trials[row].start * 50) / 50
 
     @property
     def align(self) -> str:
@@ -112,6 +112,27 @@ class Windows:
     def copies(self) -> list[tuple[int, int]]:
         """Windows that hold the same samples."""
         return copies_in(self.x)
+
+
+def event_onsets(windows: Any, *, offset_s: float) -> list[float]:
+    """Seconds of the event of each window.
+
+    Unlike the first sample of the window it is the same at every rate.
+
+    Args:
+        windows: With labels (`neurofm.data.Windows`).
+        offset_s: Of the windows after their events.
+    """
+    table, found = windows.table, np.zeros(len(windows))
+    name = np.array([*table.event_label.names, ""])[table.event_label.index]
+    for recording in np.unique(windows.recording):
+        own = np.flatnonzero(windows.recording == recording)
+        at = windows.start[own] / table.sfreq[recording] - offset_s
+        for k in np.unique(windows.y[own]):
+            of_class = (table.event_recording == recording) & (name == windows.labels[k])
+            onset, mine = table.event_onset[of_class], windows.y[own] == k
+            found[own[mine]] = onset[np.abs(at[mine, None] - onset).argmin(1)]
+    return found.tolist()
 
 
 def windows_of(suite: Suite, dataset: str, method: str) -> Windows:
