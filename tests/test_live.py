@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import signal as signals
 from dataclasses import replace
 
@@ -68,7 +69,8 @@ def test_windows_end_at_whole_steps_for_ever():
     _, outcome = played(Played(recording(20.0)), step_s=0.333)
 
     ends = [p.first + 100 for p in outcome.predictions]
-    assert ends == [round(p.number * 33.3) for p in outcome.predictions]
+    exact = [33.3 * p.number for p in outcome.predictions]
+    np.testing.assert_allclose(ends, exact, rtol=0, atol=0.5 + 1e-9)
     assert [p.number for p in outcome.predictions] == list(range(3, 61))
 
 
@@ -132,7 +134,7 @@ def test_samples_that_are_not_finite_are_held_and_marked():
     signal.data[1, 700:705] = np.nan
     _, outcome = played(Played(signal))
 
-    assert outcome.faults.not_finite == 5
+    assert outcome.faults.not_finite == 5 and outcome.faults.bad_channels == {1: 5}
     assert np.isfinite(outcome.probability).all()
     assert not [p for p in outcome.predictions if 4.38 < p.time_s < 5.37]
 
@@ -300,6 +302,23 @@ def test_predictions_are_appended_and_a_cut_line_is_closed(suffix, tmp_path):
         assert json.loads(lines[-1])["time_s"] == 1.0
     with pytest.raises(ValueError, match="other columns"):
         PredictionTable(path, ("a", "b"))
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    path = tmp_path / "out.csv"
+    outcome = Session(DECODER, Played(recording(2.0))).run()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with PredictionTable(path, LABELS) as table:
+        table(outcome.predictions[0])
+        before = path.read_bytes()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, hard))
+        try:
+            with pytest.raises(OSError):
+                table(outcome.predictions[1])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    assert path.read_bytes() == before
 
 
 def test_a_file_is_played_at_its_speed(tmp_path, monkeypatch):

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(soft_wrap=True, highlight=False)
     console.print(
         f"Wrote {found.path}: probabilities of {', '.join(decoder.facts.labels)}; differs from the "
-        f"run by at most {found.difference:.2g}"
+        f"run by at most {found.difference:.2g}, where windows are up to {found.spread:.2g} apart"
         f"{'' if found.any_batch else '; one window at a time'}.",
         markup=False,
     )

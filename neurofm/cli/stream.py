@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="skip",
         help="windows with missing samples: no prediction, or a marked one",
     )
+    parser.add_argument(
+        "--jitter", type=float, default=0.02, metavar="S", help="of time stamps, ignored (0.02)"
+    )
     parser.add_argument("--unit", help="of an LSL stream that does not say it, such as uV")
     parser.add_argument("--dataset", help="of several in the recipe, whose preprocessing is used")
     parser.add_argument(
@@ -71,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         decoder = load_decoder(args.run, dataset=args.dataset)
     labels = decoder.facts.labels
     source = _source(args, decoder)
-    session = Session(decoder, source, step_s=args.step, holes=args.holes)
+    session = Session(decoder, source, step_s=args.step, holes=args.holes, tolerance_s=args.jitter)
     head = source.head
     console.print(
         f"{decoder.facts.name}: {', '.join(labels)}; {len(head.sensors)} channels at "
@@ -85,20 +88,32 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         if not args.quiet:
             emits.append(lambda made: console.print(_line(made, labels), markup=False))
+        table, lost = None, ""
         if args.out is not None:
-            emits.append(stack.enter_context(PredictionTable(args.out, labels)))
+            table = stack.enter_context(PredictionTable(args.out, labels))
+            emits.append(table)
         if args.outlet is not None:
             emits.append(LslOutlet(args.outlet, labels))
 
         def emit(made: Prediction) -> None:
-            for one in emits:
-                one(made)
+            nonlocal lost
+            for one in tuple(emits):
+                try:
+                    one(made)
+                except OSError as error:  # a full disk ends no stream
+                    if one is not table:
+                        raise
+                    emits.remove(one)
+                    lost = f"--out {args.out}: {error.strerror}; nothing after {made.time_s:g} s."
+                    console.print(lost, markup=False)
 
         outcome = session.run(emit)
     _summary(console, session, outcome)
     if args.figure is not None and outcome.predictions:
         _draw(args.figure, session, outcome)
         console.print(f"figure: {args.figure}", markup=False)
+    if lost:
+        raise OSError(f"{lost} What came before is whole.")
     return 0 if outcome.predictions else 1
 
 
@@ -137,6 +152,12 @@ def summary(session: Session, outcome: Outcome) -> list[str]:
         f"{faults.not_finite} not finite, {faults.restarts} restarts, jitter "
         f"{1000 * faults.jitter_s:.2g} ms",
     ]
+    if faults.bad_channels:
+        names = session.source.head.sensors.names
+        worst = ", ".join(f"{names[i]} ({n})" for i, n in faults.bad_channels.most_common(4))
+        lines.append(f"not finite in {len(faults.bad_channels)} channels: {worst}")
+    if faults.holes > 2 and faults.late > 2:
+        lines.append("holes and late samples in turn are jitter of the time stamps: see --jitter")
     if outcome.refused:
         lines.append(f"refused: {outcome.refused_why}")
     if not made:

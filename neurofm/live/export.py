@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import os
 import warnings
 from collections.abc import Callable
@@ -21,12 +20,13 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from neurofm.batch import Batch
 from neurofm.compat import optional
 from neurofm.io.model_card import version
 from neurofm.live.decoder import RunDecoder
-from neurofm.live.exported import HEADER, SUFFIXES, load_exported
+from neurofm.live.exported import HEADER, SUFFIXES, load_exported, probe, written_header
 from neurofm.live.plain_operations import Decisions, PlainOperations
 from neurofm.live.processing import Processing
 from neurofm.live.windows import batch_of
@@ -44,11 +44,13 @@ class Export:
 
     Args:
         difference: Largest difference of a probability from the decoder's.
+        spread: How far the probabilities of the windows that were compared are apart.
         any_batch: Takes any number of windows at once.
     """
 
     path: Path
     difference: float
+    spread: float
     any_batch: bool
 
 
@@ -60,6 +62,8 @@ class FixedInput(nn.Module):
         self.decoder = copy.deepcopy(decoder)
         for module in list(self.decoder.modules()):
             module._forward_pre_hooks.clear()  # batches are compared with contracts there
+            if is_parametrized(module):
+                _without_parametrizations(module)
         self.example = example
         self.answers: dict[str, list[Any]] = {}
         for name in ("channel_mask", "kind", "position", "orientation", "has_position"):
@@ -96,6 +100,15 @@ class FixedInput(nn.Module):
         self.answers = answers
 
 
+def _without_parametrizations(module: nn.Module) -> None:
+    """Parameters as they come out. Not by torch, which changes a class that copies share."""
+    for name in list(cast(nn.ModuleDict, module.parametrizations)):
+        value = getattr(module, name).detach()
+        module._parameters[name] = nn.Parameter(value, requires_grad=False)
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+
+
 def export_decoder(
     decoder: RunDecoder,
     path: Path | str,
@@ -123,8 +136,7 @@ def export_decoder(
         optional("onnxruntime")
     processing = Processing(decoder.facts.steps(), head, decoder.facts.channels)
     n = round(decoder.facts.window_s * processing.sfreq)
-    noise = np.random.default_rng(0).standard_normal((4, len(processing.head.sensors), n))
-    x = (noise * decoder.facts.amplitude).astype(np.float32)
+    x = probe(len(processing.head.sensors), n, decoder.facts.amplitude)
     example = batch_of(
         x,
         processing.head.sensors,
@@ -140,20 +152,22 @@ def export_decoder(
     reasons = []
     try:
         for any_batch, write in itertools.product((True, False), _WRITE[format]):
-            header = _header(decoder, processing, n, any_batch)
+            header = _header(decoder, processing, n, any_batch, expected[0].tolist())
             given = torch.from_numpy(x[: 2 if any_batch else 1])
             try:
                 with warnings.catch_warnings(), torch.no_grad():
                     warnings.simplefilter("ignore")
                     fixed.decide(given)
-                    write(fixed, given, partial, json.dumps(header), any_batch)
-                difference = float(np.abs(load_exported(partial)(x) - expected).max())
+                    write(fixed, given, partial, written_header(header), any_batch)
+                difference = float(
+                    np.abs(load_exported(partial, checked=False)(x) - expected).max()
+                )
             except Exception as error:  # exporters raise whatever they meet
                 reasons.append(f"{type(error).__name__}: {error}".splitlines()[0][:300])
                 continue
             if difference <= tolerance:
                 partial.replace(path)
-                return Export(path, difference, any_batch)
+                return Export(path, difference, float(np.ptp(expected, axis=0).max()), any_batch)
             reasons.append(f"its probabilities differ by up to {difference:.2g}")
     finally:
         for left in path.parent.glob(f"{partial.name}*"):
@@ -165,7 +179,9 @@ def export_decoder(
     )
 
 
-def _header(decoder: RunDecoder, processing: Processing, n: int, any_batch: bool) -> dict[str, Any]:
+def _header(
+    decoder: RunDecoder, processing: Processing, n: int, any_batch: bool, answer: list[float]
+) -> dict[str, Any]:
     return {
         "facts": decoder.facts.plain(),
         "input": {
@@ -177,6 +193,7 @@ def _header(decoder: RunDecoder, processing: Processing, n: int, any_batch: bool
             "any_batch": any_batch,
         },
         "output": list(decoder.facts.labels),
+        "answer": answer,  # to the first window of `probe`
         "class_path": f"{type(decoder.model).__module__}.{type(decoder.model).__qualname__}",
         "versions": {name: version(name) for name in ("neurofm", "torch")},
     }

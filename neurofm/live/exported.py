@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from neurofm.types import Sensors
 
 SUFFIXES = {"torchscript": ".pt", "torch": ".pt2", "onnx": ".onnx"}
 HEADER = "neurofm.json"
+_AWAY = 1e-3  # of a probability, on another machine
 Function = Callable[[np.ndarray], np.ndarray]
 
 
@@ -38,6 +40,21 @@ class Exported:
     def __init__(self, function: Function, header: Mapping[str, Any], *, where: str) -> None:
         self._function, self.header, self.where = function, header, where
         self.facts = Facts.from_plain(header["facts"], where=where)
+
+    def check(self) -> None:
+        """Compare the network with what the file says it answered when it was written.
+
+        Raises:
+            ValueError: It answers otherwise: the file is damaged, or its network another one.
+        """
+        said = self.header["input"]
+        x = probe(len(said["channels"]), said["n_times"], self.facts.amplitude)[:1]
+        away = float(np.abs(self(x) - np.array(self.header["answer"])).max())
+        if not away <= _AWAY:
+            raise ValueError(
+                f"its probabilities of the window it was checked with differ by {away:.2g} from "
+                "those it was written with"
+            )
 
     def __call__(
         self, x: Float[np.ndarray, "window channel time"]
@@ -85,8 +102,11 @@ class Exported:
         return self(x)
 
 
-def load_exported(path: str | Path) -> Exported:
+def load_exported(path: str | Path, *, checked: bool = True) -> Exported:
     """A file that `neurofm export` wrote.
+
+    Args:
+        checked: Compare it with what it says it answered when it was written.
 
     Raises:
         FileNotFoundError: No such file.
@@ -101,11 +121,41 @@ def load_exported(path: str | Path) -> Exported:
         raise ValueError(f"{path}: expected a file that ends in {', '.join(kinds)}.")
     try:
         header, function = _LOAD[kinds[path.suffix]](path)
-    except (RuntimeError, OSError, AssertionError) as error:
-        raise ValueError(f"{path}: damaged, or no exported model ({error}).") from error
-    if not header:
-        raise ValueError(f"{path}: does not say what it is. Write it with `neurofm export`.")
-    return Exported(function, json.loads(header), where=str(path))
+        if not header:
+            raise LookupError("it does not say what it is; write it with `neurofm export`")
+        found = Exported(function, read_header(header), where=str(path))
+        if checked:
+            found.check()
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged file may raise anything, in three libraries
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path}: damaged, or no exported decoder ({reason}).") from error
+    return found
+
+
+def probe(n_channels: int, n_times: int, amplitude: float) -> Float[np.ndarray, "4 channel time"]:
+    """Noise that decoders and their files are compared with."""
+    noise = np.random.default_rng(0).standard_normal((4, n_channels, n_times))
+    return (noise * amplitude).astype(np.float32)
+
+
+def written_header(header: Mapping[str, Any]) -> str:
+    """With a checksum."""
+    text = json.dumps(header, sort_keys=True)
+    return json.dumps({"crc32": zlib.crc32(text.encode()), "decoder": header})
+
+
+def read_header(text: str) -> dict[str, Any]:
+    """What `written_header` wrote.
+
+    Raises:
+        ValueError: It was changed since.
+    """
+    said = json.loads(text)
+    if zlib.crc32(json.dumps(said["decoder"], sort_keys=True).encode()) != said["crc32"]:
+        raise ValueError("its description does not fit its checksum")
+    return said["decoder"]
 
 
 def _torchscript(path: Path) -> tuple[str, Function]:
@@ -137,12 +187,9 @@ def _onnx(path: Path) -> tuple[str, Function]:
     runtime = optional("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    try:
-        session = runtime.InferenceSession(
-            path.read_bytes(), options, providers=["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime has an error class of its own for every fault
-        raise ValueError(f"{path}: damaged, or no exported model ({error}).") from error
+    session = runtime.InferenceSession(
+        path.read_bytes(), options, providers=["CPUExecutionProvider"]
+    )
     header = session.get_modelmeta().custom_metadata_map.get(HEADER, "")
 
     def function(x: np.ndarray) -> np.ndarray:

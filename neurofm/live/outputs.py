@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -62,7 +63,14 @@ class PredictionTable:
         )
 
     def _line(self, text: str) -> None:
-        os.write(self._file, f"{text}\n".encode())
+        """All of a line or nothing of it."""
+        line, end = f"{text}\n".encode(), os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            if os.write(self._file, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(self._file, end)
+            raise
 
     def __enter__(self) -> PredictionTable:
         return self

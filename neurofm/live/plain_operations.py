@@ -21,7 +21,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_DECISIONS = (Tensor.__bool__, Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__float__)
+_DECISIONS = {
+    *(Tensor.__bool__, Tensor.item, Tensor.tolist, Tensor.__int__, Tensor.__float__),
+    *(torch.unique, Tensor.unique, torch.nonzero, Tensor.nonzero),
+}
 
 
 class Pair:
@@ -119,6 +122,15 @@ def _kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> _KthVa
     return _KthValue(x.sort(dim).values.select(dim, k - 1))
 
 
+def _nanmedian(x: Tensor, dim: int = -1, keepdim: bool = False) -> _KthValue:
+    """The lower of two in the middle, as torch has it."""
+    known = (~x.isnan()).sum(dim, keepdim=True)
+    ordered = torch.where(x.isnan(), torch.inf, x).sort(dim).values
+    middle = ordered.gather(dim, ((known - 1).clamp(min=0)) // 2)
+    middle = torch.where(known > 0, middle, torch.nan)
+    return _KthValue(middle if keepdim else middle.squeeze(dim))
+
+
 def _view_as_complex(x: Tensor) -> Pair:
     return Pair(x[..., 0], x[..., 1])
 
@@ -138,9 +150,27 @@ _PLAIN: dict[Any, Callable[..., Any]] = {
     Tensor.renorm: _renorm,
     torch.kthvalue: _kthvalue,
     Tensor.kthvalue: _kthvalue,
+    torch.nanmedian: _nanmedian,
+    Tensor.nanmedian: _nanmedian,
     torch.view_as_complex: _view_as_complex,
     torch.view_as_real: _view_as_real,
     torch.polar: _polar,
+}
+
+
+def _rows(x: Tensor, mask: Tensor) -> Tensor:
+    """`x[mask]` of a full mask."""
+    return x.flatten(0, mask.ndim - 1)
+
+
+def _rows_put(x: Tensor, mask: Tensor, values: Tensor) -> Tensor:
+    """`x.index_put((mask,), values)` of a full mask."""
+    return values.reshape(x.shape)
+
+
+_BY_MASK: dict[Any, Callable[..., Any]] = {
+    Tensor.__getitem__: _rows,
+    Tensor.index_put: _rows_put,
 }
 
 
@@ -180,17 +210,28 @@ class Decisions(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """The answer of the first run, or what is computed."""
-        if func not in _DECISIONS and func not in (torch.unique, Tensor.unique):
+        if func in _BY_MASK:
+            mask = args[1][0] if isinstance(args[1], tuple) and len(args[1]) == 1 else args[1]
+            if isinstance(mask, Tensor) and mask.dtype == torch.bool:
+                full = self._kept(Tensor.__bool__, (mask.all(),), {})
+                return _BY_MASK[func](args[0], mask, *args[2:]) if full else func(*args)
+        if func not in _DECISIONS:
             return func(*args, **(kwargs or {}))
+        return self._kept(func, args, kwargs or {})
+
+    def _kept(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         place = f"{_asking()} {getattr(func, '__name__', func)}"
         if not self.replay:
-            answer = func(*args, **(kwargs or {}))
+            answer = func(*args, **kwargs)
             self.answers.setdefault(place, []).append(answer)
+            if func is Tensor.tolist:  # torch.export asks for the values one by one
+                ones = self.answers.setdefault(f"{_asking()} item", [])
+                ones.extend(args[0].flatten().tolist())
             return answer
         known = self.answers.get(place, [])
         if self._asked[place] >= len(known):
             if torch.jit.is_tracing():  # sizes are tensors to a trace, and are asked as well
-                return func(*args, **(kwargs or {}))
+                return func(*args, **kwargs)
             raise ValueError(f"export: the model decides otherwise on another window ({place}).")
         self._asked[place] += 1
         return known[self._asked[place] - 1]

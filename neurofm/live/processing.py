@@ -81,11 +81,14 @@ class _EachMoment(Running):
 
     def __init__(self, step: Step, head: Signal) -> None:
         self._step, self._head = step, replace(head, events=())
+        self._channels = len(step(self._head).sensors)
 
     def __call__(
         self, x: Float[np.ndarray, "channel time"], *, restart: bool = False
     ) -> Float[np.ndarray, "new_channel time"]:
         """As many samples as came."""
+        if not x.shape[1]:  # a change of rate may give none for a small piece
+            return np.zeros((self._channels, 0), dtype=np.float32)
         return self._step(replace(self._head, data=x)).data
 
 

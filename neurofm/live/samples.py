@@ -10,6 +10,7 @@ Axes: channel time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -39,7 +40,10 @@ class Piece:
 
 @dataclass
 class Faults:
-    """What was wrong with a stream, in samples of its own rate."""
+    """What was wrong with a stream, in samples of its own rate.
+
+    `bad_channels` counts the samples that are not finite by the place of the channel.
+    """
 
     holes: int = 0
     missing: int = 0
@@ -47,6 +51,7 @@ class Faults:
     not_finite: int = 0
     restarts: int = 0
     offsets_s: list[float] = field(default_factory=list)
+    bad_channels: Counter[int] = field(default_factory=Counter)
 
     @property
     def jitter_s(self) -> float:
@@ -142,6 +147,7 @@ class Regular:
             before = data[:, at - 1] if at else self._last
             data[bad[:, at], at] = 0.0 if before is None else before[bad[:, at]]
         self.faults.not_finite += len(wrong)
+        self.faults.bad_channels.update(np.nonzero(bad)[0].tolist())
         self._mark(self.n + int(wrong[0]), self.n + int(wrong[-1]) + 1)
         return data
 

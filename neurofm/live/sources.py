@@ -150,7 +150,7 @@ class LslSource:
     ) -> None:
         lsl = optional("mne_lsl").lsl
         self.wait_s = wait_s
-        found = lsl.resolve_streams(timeout=min(wait_s, 2.0))
+        found = lsl.resolve_streams(timeout=min(wait_s, 0.5))
         named = [info for info in found if name is None or info.name == name]
         deadline = time.monotonic() + wait_s
         while not named and time.monotonic() < deadline:
@@ -158,7 +158,8 @@ class LslSource:
             named = [info for info in found if name is None or info.name == name]
         if len(named) != 1:
             raise ValueError(_which(name, [info.name for info in found], len(named), wait_s))
-        self._inlet = lsl.StreamInlet(named[0], processing_flags=["clocksync", "dejitter"])
+        # Not "dejitter": it spreads a gap over the seconds behind it, where nobody finds it.
+        self._inlet = lsl.StreamInlet(named[0], processing_flags=["clocksync"])
         self._inlet.open_stream(timeout=wait_s)
         info = self._inlet.get_sinfo(timeout=wait_s)
         if not info.sfreq > 0:
@@ -181,7 +182,7 @@ class LslSource:
                 continue
             last = time.monotonic()
             numbers = (np.asarray(data, dtype=np.float64).T * self._scale).astype(np.float32)
-            yield Piece(numbers, np.asarray(times), time.perf_counter())
+            yield Piece(numbers, np.array(times), time.perf_counter())
 
     def close(self) -> None:
         """Leave the stream."""

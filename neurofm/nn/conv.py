@@ -126,6 +126,9 @@ def pad_reflect(
     if not (left or right or elu):
         return x
     extra = max(max(left, right) - x.shape[1] + 1, 0)
+    if torch.jit.is_tracing():  # which knows no function with a backward pass of its own
+        longer = F.pad(F.elu(x) if elu else x, (0, 0, 0, extra)).mT
+        return F.pad(longer, (left, right), "reflect").mT[:, : left + x.shape[1] + right]
     if not extra:
         return _PadElu.apply(x, left, right, elu)
     longer = _PadElu.apply(F.pad(x, (0, 0, 0, extra)), left, right, elu)
