@@ -128,6 +128,8 @@ def spoiled(how: str) -> tuple[np.ndarray, np.ndarray]:
         x[3, 2, 7] = np.nan
     if how == "flat":
         x[:, 4] = 5.0
+    if how == "flat window":
+        x[3] = 5.0
     if how == "short":
         x = x[..., :2]
     if how == "one class":
@@ -147,6 +149,7 @@ def spoiled(how: str) -> tuple[np.ndarray, np.ndarray]:
     [
         ("nan", "window 3 holds NaN or infinity in channel 2"),
         ("flat", "1 of 6 channels are flat in all training windows: e. Leave them out"),
+        ("flat window", "1 of 80 windows are flat in all channels, first window 3"),
         ("short", "windows of 2 samples; this pipeline needs 8 or more. Use a longer window_s"),
         ("one class", r"training windows by class: \{0: 80\}; expected two or more classes"),
         ("rare class", r"training windows by class: \{0: 79, 1: 1\}"),
@@ -158,6 +161,14 @@ def test_input_that_cannot_be_decoded_is_refused(name: str, how: str, message: s
     x, y = spoiled(how)
     with pytest.raises(ValueError, match=message):
         make(name).fit(x, y, sfreq=SFREQ, names=list("abcdef"))
+
+
+@pytest.mark.parametrize("name", ["mdm", "trca", "tangent_lr"])
+def test_a_flat_window_is_no_class(name: str):
+    x, y = windows("rhythm")
+    fitted = make(name).fit(x, y)
+    with pytest.raises(ValueError, match="1 of 80 windows are flat in all channels, first window"):
+        fitted.predict(spoiled("flat window")[0])
 
 
 @pytest.mark.parametrize("name", ["csp_lda", "filter_bank_csp", "xdawn_lda", "xdawn_tangent_lr"])

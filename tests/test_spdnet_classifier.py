@@ -96,6 +96,20 @@ def test_mirror_images_of_one_class_teach_the_other() -> None:
     assert (fitted.predict(test) == test.y.numpy()).mean() > 0.9
 
 
+def test_a_mirror_image_of_a_class_without_windows_is_left_out() -> None:
+    train = replace(rhythms(60, 1), names=NAMES)
+    y = train.y.numpy()
+    fitted = small(classes=["left_hand", "feet", "right_hand"]).fit(train, y)  # no right hand
+    assert (fitted.predict(train) == y).mean() > 0.9
+
+
+def test_a_window_recentred_by_itself_says_nothing() -> None:
+    train = people(30, 1)
+    fitted = small().fit(train, train.y.numpy())
+    with pytest.raises(ValueError, match=r"one window only of the recordings \[0\]"):
+        fitted.predict(train._map(lambda tensor: tensor[:1]))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

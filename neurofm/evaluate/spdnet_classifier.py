@@ -105,8 +105,11 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
             reflect = ReflectChannels(self.classes)
             order = reflect.order(x)
             images = np.asarray(reflect.mirrored)[y]
-            matrix = torch.cat([matrix, matrix[:, order][:, :, order]])
-            target = torch.cat([target, torch.from_numpy(np.searchsorted(self.classes_, images))])
+            known = np.isin(images, self.classes_)  # the mirror image of a class may be missing
+            mirrored = matrix[torch.from_numpy(known)][:, order][:, :, order]
+            matrix = torch.cat([matrix, mirrored])
+            places = np.searchsorted(self.classes_, images[known])
+            target = torch.cat([target, torch.from_numpy(places)])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             self.networks_ = [self._trained(matrix, target) for _ in range(self.networks)]
@@ -150,7 +153,17 @@ class SPDNetClassifier(ClassifierMixin, BaseEstimator):
         return mixtures + sum(r.coef_.size + r.intercept_.size for _, r in self.networks_)
 
     def predict_proba(self, x: Batch) -> Float[np.ndarray, "window output"]:
-        """Probability of each class."""
+        """Probability of each class.
+
+        Raises:
+            ValueError: A recording with a single window, or as for `fit`.
+        """
+        alone = [i for i in x.recording.unique().tolist() if int((x.recording == i).sum()) == 1]
+        if alone:
+            raise ValueError(
+                f"SPDNetClassifier: one window only of the recordings {alone}. Recentred by itself "
+                "it is the identity, whatever it holds. Give all windows of a recording together."
+            )
         matrix = recentred(x, self.shrinkage)
         found = [readout.predict_proba(_features(m, matrix)) for m, readout in self.networks_]
         return np.mean(found, axis=0)

@@ -13,7 +13,7 @@ from sklearn.pipeline import Pipeline
 
 from neurofm.shapes import Float
 
-_FLAT = 1e-10  # of the median power of the channels
+_FLAT = 1e-10  # of the median power of channels, or of windows
 
 
 class WindowPipeline(ClassifierMixin, BaseEstimator):
@@ -61,9 +61,9 @@ class WindowPipeline(ClassifierMixin, BaseEstimator):
             names: Of the channels, for messages.
 
         Raises:
-            ValueError: NaN, a flat channel, windows too short, one class or too few windows of a
-                class, no rate where one is needed, or more components
-                than channels or windows.
+            ValueError: NaN, a flat channel or window, windows too short, one class or too few
+                windows of a class, no rate where one is needed, or more components than channels
+                or windows.
         """
         x, y = self._checked(x), np.asarray(y)
         self.classes_, counts = np.unique(y, return_counts=True)
@@ -76,6 +76,8 @@ class WindowPipeline(ClassifierMixin, BaseEstimator):
                 f"{self.min_windows} windows each. Train on more runs, or leave the class out."
             )
         _refuse_flat(x, names)
+        self.power_ = float(np.median(x.var(axis=2).max(axis=1)))
+        _refuse_dead(x, self.power_)
         limit = min(x.shape[:2])
         if not 1 <= self.n_components <= limit:
             raise ValueError(
@@ -95,7 +97,7 @@ class WindowPipeline(ClassifierMixin, BaseEstimator):
         """Probability of each class, in the order of `classes_`.
 
         Raises:
-            ValueError: NaN, or windows of another shape than those of `fit`.
+            ValueError: NaN, a flat window, or windows of another shape than those of `fit`.
         """
         if not hasattr(self, "pipeline_"):
             raise ValueError("WindowPipeline: call fit before predict_proba.")
@@ -105,6 +107,7 @@ class WindowPipeline(ClassifierMixin, BaseEstimator):
                 f"windows of {x.shape[1]} channels and {x.shape[2]} samples; fitted on "
                 f"{self.shape_[0]} channels and {self.shape_[1]} samples."
             )
+        _refuse_dead(x, self.power_)
         return self.pipeline_.predict_proba(x)
 
     def predict(self, x: Float[np.ndarray, "window channel time"]) -> np.ndarray:
@@ -139,4 +142,13 @@ def _refuse_flat(x: np.ndarray, names: Sequence[str] | None) -> None:
         raise ValueError(
             f"{len(flat)} of {len(power)} channels are flat in all training windows: {which}. "
             "Leave them out (PickChannels) or repair them (InterpolateBads)."
+        )
+
+
+def _refuse_dead(x: np.ndarray, power: float) -> None:
+    dead = np.flatnonzero(x.var(axis=2).max(axis=1) <= _FLAT * power)
+    if len(dead):
+        raise ValueError(
+            f"{len(dead)} of {len(x)} windows are flat in all channels, first window {dead[0]}: "
+            "there is nothing to decode in them. Leave them out."
         )
