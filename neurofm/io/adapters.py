@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from neurofm.io.seen import Seen
-from neurofm.io.tensors import SEEN, damaged, existing, read_seen, read_tensors, seen_tensor
+from neurofm.io.tensors import (
+    SEEN,
+    damaged,
+    existing,
+    read_seen,
+    read_tensors,
+    seen_tensor,
+    write_tensors,
+)
 
 BASE = "base_layer"
 _HEADER = "neurofm.adapters"
@@ -78,15 +84,7 @@ def write_adapters(
     whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     if len(seen):
         whole[SEEN] = seen_tensor(seen)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(whole, partial, metadata={"format": "pt", _HEADER: json.dumps(dict(card))})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_tensors(path, whole, {_HEADER: json.dumps(dict(card))})
     return path
 
 

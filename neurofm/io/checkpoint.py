@@ -13,13 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from neurofm import cards
@@ -47,6 +45,7 @@ from neurofm.io.tensors import (
     read_tensors,
     seen_from,
     seen_tensor,
+    write_tensors,
 )
 
 log = logging.getLogger(__name__)
@@ -93,15 +92,7 @@ def save_model(model: nn.Module, path: str | Path, **fields: Any) -> Path:
     card = described(card, cards.spec_of(model), tensors, seen=len(seen))
     if len(seen):
         tensors[SEEN] = seen_tensor(seen)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file(tensors, partial, metadata={"format": "pt", _HEADER: json.dumps(card)})
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_tensors(path, tensors, {_HEADER: json.dumps(card)})
     return path
 
 

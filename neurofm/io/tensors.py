@@ -6,16 +6,17 @@ safetensors file and under its own key in a training checkpoint.
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from neurofm.io.seen import Seen
@@ -90,6 +91,19 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
     return check_tensors(loaded, where=str(path))
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file, all or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(dict(tensors), partial, metadata={"format": "pt", **metadata})
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def check_tensors(found: Any, *, where: str) -> dict[str, Tensor]:
