@@ -78,7 +78,7 @@ def test_a_failed_save_leaves_the_earlier_file(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("neurofm.io.checkpoint.save_file", full)
+    monkeypatch.setattr("neurofm.io.tensors.save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_model(small_model(lm_depth=1), path)
     assert_equal(load_model(path), model)
