@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import config
 
 from neurofm.cards import spec_of
 from neurofm.data import Bandpass, Resample
-from neurofm.live import Facts, Piece, RunDecoder
+from neurofm.live import Facts, Piece, RunDecoder, export_decoder
+from neurofm.live.export import Export
 from neurofm.live.sources import head_of
 from neurofm.models import DBConformer
 from neurofm.readouts import PooledLinear
@@ -60,6 +63,15 @@ def decoder(
         for parameter in readout.parameters():
             parameter.mul_(3)
     return RunDecoder(model, readout, facts(**changed))
+
+
+def exported(found: RunDecoder, path: Path, **options: Any) -> Export:
+    """`export_decoder`. In a trace sizes are tensors, which no check of shapes understands."""
+    config.update("jaxtyping_disable", True)
+    try:
+        return export_decoder(found, path, **options)
+    finally:
+        config.update("jaxtyping_disable", False)
 
 
 class Played:

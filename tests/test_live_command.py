@@ -6,16 +6,16 @@ import csv
 
 import mne
 import pytest
-from live_toys import NAMES, decoder, recording
+from live_toys import NAMES, decoder, exported, recording
 
 from neurofm.cli import main
-from neurofm.live import PredictionTable, export_decoder
+from neurofm.live import PredictionTable
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("live")
-    export_decoder(decoder(), folder / "toy.pt", format="torchscript", head=recording())
+    exported(decoder(), folder / "toy.pt", format="torchscript", head=recording())
     signal = recording(4.0)
     info = mne.create_info(list(NAMES), signal.sfreq, "eeg")
     raw = mne.io.RawArray(signal.data.astype(float) * 1e-6, info, verbose="error")
@@ -55,5 +55,5 @@ def test_a_full_disk_ends_the_table_and_not_the_stream(files, tmp_path, capsys, 
     said = capsys.readouterr()
 
     assert "13 predictions" in said.out
-    assert "No space left on device; nothing after 2.25 s" in said.err
+    assert "No space left on device; nothing from 2.25 s on" in said.err
     assert len(out.read_text().splitlines()) == 1 + 5

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from live_toys import NAMES, Played, decoder, recording
+from live_toys import NAMES, Played, decoder, exported, recording
 from torch import nn
 
 from neurofm import cards, load_model
 from neurofm.batch import Embedding
 from neurofm.io import open_corpus
-from neurofm.live import FORMATS, Session, export_decoder, load_exported
+from neurofm.live import FORMATS, Session, load_exported
 from neurofm.live.exported import HEADER, SUFFIXES
 from neurofm.live.plain_operations import PlainOperations
 from neurofm.models import FLEEG, BraindecodeModel, FunctionalNetwork
@@ -44,7 +44,7 @@ def written(found, folder: Path, form: str, head: Signal | None = None):
     assert len(onnx) in (0, 2)
     path = folder / f"toy{SUFFIXES[form]}"
     head = recording() if head is None else head
-    return path, export_decoder(found, path, format=form, head=head)
+    return path, exported(found, path, format=form, head=head)
 
 
 @pytest.mark.parametrize(
@@ -103,15 +103,18 @@ def test_a_damaged_or_foreign_file_is_an_error_that_names_it(form, tmp_path):
         load_exported(path)
 
 
-def test_a_changed_description_is_refused(tmp_path):
-    path, _ = written(decoder(), tmp_path, "torchscript")
+@pytest.mark.parametrize("form", ["torchscript", "onnx"])
+def test_a_changed_byte_is_noticed_wherever_it_is(form, tmp_path):
+    path, _ = written(decoder(), tmp_path, form)
     whole = path.read_bytes()
-    assert whole.count(b'"window_s": 1.0') == 1
-    path.write_bytes(whole.replace(b'"window_s": 1.0', b'"window_s": 2.0'))
-    with pytest.raises(ValueError, match=r"toy\.pt: damaged.*does not fit its checksum"):
-        load_exported(path)
-    path.write_bytes(whole.replace(b'"facts"', b'"tacts"'))
-    with pytest.raises(ValueError, match=r"toy\.pt: damaged"):
+    said = whole.index(b'"window_s": 1.0')
+    assert load_exported(path).facts.window_s == 1.0
+    for at in (said + 12, said + 300, len(whole) // 2):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match=r"toy\.\w+: damaged.*does not fit its checksum"):
+            load_exported(path)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"toy\.\w+: damaged"):
         load_exported(path)
 
 
@@ -139,14 +142,14 @@ def test_a_file_that_differs_is_refused_and_nothing_is_left(tmp_path):
         written(decoder(Noisy(), PooledLinear(3, 2), amplitude=1.0), tmp_path, "torchscript")
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match=r"a torchscript file ends in \.pt"):
-        export_decoder(decoder(), tmp_path / "a.onnx", format="torchscript", head=recording())
+        exported(decoder(), tmp_path / "a.onnx", format="torchscript", head=recording())
 
 
 def test_a_file_that_was_there_stays_when_an_export_fails(tmp_path):
     path, _ = written(decoder(), tmp_path, "torchscript")
     before = path.read_bytes()
     with pytest.raises(ValueError, match="cannot be exported"):
-        export_decoder(decoder(), path, format="torchscript", head=recording(), tolerance=-1.0)
+        exported(decoder(), path, format="torchscript", head=recording(), tolerance=-1.0)
     assert path.read_bytes() == before
 
 

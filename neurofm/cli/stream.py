@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
                     if one is not table:
                         raise
                     emits.remove(one)
-                    lost = f"--out {args.out}: {error.strerror}; nothing after {made.time_s:g} s."
+                    lost = f"--out {args.out}: {error.strerror}; nothing from {made.time_s:g} s on."
                     console.print(lost, markup=False)
 
         outcome = session.run(emit)

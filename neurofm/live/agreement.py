@@ -122,7 +122,7 @@ def at_events(
     window_s: float,
     offset_s: float,
     step_s: float,
-) -> tuple[Int[np.ndarray, " window"], Int[np.ndarray, " window"]]:
+) -> tuple[Int[np.ndarray, " event"], Int[np.ndarray, " event"]]:
     """Which prediction saw the window of each event, as in training, and the event's class.
 
     Returns:
@@ -144,8 +144,8 @@ def at_events(
 
 def score(
     probability: Float[np.ndarray, "window class"],
-    at: Int[np.ndarray, " window"],
-    y: Int[np.ndarray, " window"],
+    at: Int[np.ndarray, " event"],
+    y: Int[np.ndarray, " event"],
 ) -> Score | None:
     """Balanced accuracy at events; None with fewer than two classes among them."""
     if len(np.unique(y)) < 2:

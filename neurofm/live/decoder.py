@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -82,6 +82,7 @@ class Facts:
             raise ValueError(f"{where}: not the description of a decoder ({error}).") from error
 
 
+@runtime_checkable
 class LiveDecoder(Protocol):
     """Windows to probabilities."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import os
 import warnings
 from collections.abc import Callable
@@ -26,7 +27,15 @@ from neurofm.batch import Batch
 from neurofm.compat import optional
 from neurofm.io.model_card import version
 from neurofm.live.decoder import RunDecoder
-from neurofm.live.exported import HEADER, SUFFIXES, load_exported, probe, written_header
+from neurofm.live.exported import (
+    CHECKSUM,
+    HEADER,
+    NO_SUM,
+    SUFFIXES,
+    load_exported,
+    probe,
+    sealed,
+)
 from neurofm.live.plain_operations import Decisions, PlainOperations
 from neurofm.live.processing import Processing
 from neurofm.live.windows import batch_of
@@ -158,7 +167,7 @@ def export_decoder(
                 with warnings.catch_warnings(), torch.no_grad():
                     warnings.simplefilter("ignore")
                     fixed.decide(given)
-                    write(fixed, given, partial, written_header(header), any_batch)
+                    write(fixed, given, partial, json.dumps(header), any_batch)
                 difference = float(
                     np.abs(load_exported(partial, checked=False)(x) - expected).max()
                 )
@@ -232,10 +241,11 @@ def _onnx_of_program(
 def _say(path: Path, header: str) -> None:
     onnx = optional("onnx")
     model = onnx.load(str(path))
-    entry = model.metadata_props.add()
-    entry.key, entry.value = HEADER, header
+    for key, value in ((HEADER, header), (CHECKSUM, NO_SUM)):
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
     onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    path.write_bytes(sealed(model.SerializeToString()))
 
 
 _NAMED: dict[str, Any] = {

@@ -107,7 +107,7 @@ def _constant(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def _renorm(x: Tensor, p: float, dim: int, maxnorm: float) -> Tensor:
+def _renorm(x: Tensor, p: float | int, dim: int, maxnorm: float) -> Tensor:
     axes = [axis for axis in range(x.ndim) if axis != dim]
     size = x.abs().pow(p).sum(axes, keepdim=True).pow(1 / p)
     return torch.where(size > maxnorm, x * (maxnorm / (size + 1e-7)), x)

@@ -63,7 +63,7 @@ class Outcome:
     ended: str = "the stream ended"
     raw: Signal | None = None
 
-    def latency_s(self, percent: float) -> float:
+    def latency_s(self, percent: float | int) -> float:
         """A percentile of the latency, seconds; NaN without predictions."""
         found = [prediction.latency_s for prediction in self.predictions]
         return float(np.percentile(found, percent)) if found else math.nan

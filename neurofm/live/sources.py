@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -24,6 +24,7 @@ _MICRO = {"microvolts": "uV", "microvolt": "uV", "volts": "V", "volt": "V", "mil
 _POLL_S = 0.002
 
 
+@runtime_checkable
 class Source(Protocol):
     """A stream.
 

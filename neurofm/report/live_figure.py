@@ -28,14 +28,14 @@ def plot_stream(
     Args:
         time_s: End of each window, seconds.
         latency_s: Seconds.
-        events: Those of the classes are drawn as bars in their colour, from the onset on for the
-            length of a window.
+        events: Those of the classes, until the last window, are drawn as bars in their colour, from
+            the onset on for the length of a window.
         window_s: Seconds.
     """
     figure = Figure(figsize=(8.0, 4.6), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=(2.4, 1))
     for event in events:
-        if event.label in labels:
+        if event.label in labels and event.onset < time_s[-1]:
             shade = color(list(labels).index(event.label))
             above.axvspan(
                 event.onset, event.onset + window_s, ymin=0.93, color=shade, alpha=0.6, lw=0
