@@ -170,3 +170,14 @@ def test_classifier_finds_a_late_wave_and_not_shuffled_labels() -> None:
 
     assert score(y) > 0.9
     assert 0.3 < score(generator.permutation(y)) < 0.7
+
+
+def test_rounding_behind_a_low_pass_does_not_make_a_spectrum_flat(
+    rng: np.random.Generator,
+) -> None:
+    low = np.fft.rfft(rng.normal(size=(40, 200)) * 10)
+    low[:, 30:] = 0  # nothing above 30 Hz
+    smooth = np.fft.irfft(low, 200)
+    rounded = np.round(smooth / 0.05) * 0.05  # µV, what 16 bits leave beside large artefacts
+    flat = np.array([[features(x)["flatness"] for x in part] for part in (smooth, rounded)])
+    assert np.abs(flat[0] - flat[1]).max() < 0.05 * flat[0].std()

@@ -33,6 +33,7 @@ BANDS = {
 }
 LEVELS = (1, 2, 4, 8)
 AMPLITUDE_BINS = 10
+FLOOR = 1e-4  # of the mean power of the bins: the least that a bin counts for in flatness
 _SEGMENT = ("mean", "std", "rms", "line_length", "peak_to_peak")
 _BLOCK = 2_000_000  # samples worked on at a time
 
@@ -83,7 +84,8 @@ class WindowFeatures(TransformerMixin, BaseEstimator):
       theta 4-8, alpha 8-13, beta 13-30, gamma 30-40 Hz, the upper edge excluded.
     * centroid: mean of f weighted by P; bandwidth: the standard deviation of f about it.
     * median_freq, edge_freq_95: lowest f up to which 50 % and 95 % of the power lie.
-    * peak_freq: f of the largest P. flatness: geometric over arithmetic mean of P (0 to 1).
+    * peak_freq: f of the largest P. flatness: geometric over arithmetic mean of P (0 to 1), where
+      no P counts for less than a ten-thousandth of the mean.
     * spectral_entropy: Shannon entropy of P / total_power over the logarithm of the number of bins.
 
     In time:
@@ -251,8 +253,10 @@ class Spectrum:
 
     def flatness(self) -> Float[np.ndarray, "window channel"]:
         """Geometric over arithmetic mean of the power of the bins, 0 to 1."""
-        geometric = np.exp(np.log(np.maximum(self.share, 1e-30)).mean(-1))
-        return geometric * len(self.freqs) * (self.total > 0)
+        n = len(self.freqs)
+        # Behind a low-pass lies what rounding left, by which recordings differ.
+        geometric = np.exp(np.log(np.maximum(self.share * n, FLOOR)).mean(-1))
+        return geometric * (self.total > 0)
 
     def entropy(self) -> Float[np.ndarray, "window channel"]:
         """Of the shares of the bins, 0 (one bin) to 1 (all alike)."""
