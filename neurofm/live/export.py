@@ -8,12 +8,14 @@ Axes: batch channel time.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
 import os
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -225,7 +227,8 @@ def _program(fixed: FixedInput, x: Tensor, any_batch: bool) -> Any:
 
 def _onnx(fixed: FixedInput, x: Tensor, path: Path, header: str, any_batch: bool) -> None:
     axes = {"x": {0: "batch"}, "probability": {0: "batch"}} if any_batch else None
-    torch.onnx.export(fixed, (x,), path, dynamic_axes=axes, dynamo=False, **_NAMED)
+    with _quiet():
+        torch.onnx.export(fixed, (x,), path, dynamic_axes=axes, dynamo=False, **_NAMED)
     _say(path, header)
 
 
@@ -234,8 +237,28 @@ def _onnx_of_program(
 ) -> None:
     program = _program(fixed, x, any_batch)
     options: dict[str, Any] = {"dynamo": True, "external_data": False, "verbose": False}
-    torch.onnx.export(program, (), path, **options, **_NAMED)
+    with _quiet():
+        torch.onnx.export(program, (), path, **options, **_NAMED)
     _say(path, header)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the graphs that the exporter prints, from C++, before it raises."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    with open(os.devnull, "wb") as nowhere:
+        try:
+            for number in (1, 2):
+                os.dup2(nowhere.fileno(), number)
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for number, file in zip((1, 2), kept, strict=True):
+                os.dup2(file, number)
+                os.close(file)
 
 
 def _say(path: Path, header: str) -> None:
