@@ -166,6 +166,8 @@ class Workplace:
         }
         if not shots and data.get("split_by") != "time":
             data |= {"validate": ["2"], "test": ["3"]}
+        if "feet" in data.get("labels", ()):
+            data["labels"] = ["left_hand", "right_hand"]  # simulated people move no feet
         return recipe
 
 
