@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from neurofm.cli.benchmark.found import PERCENT, WORDS, Found
+from neurofm.cli.benchmark.found import PERCENT, WORDS, Found, counted
 from neurofm.evaluate.comparisons import Compared, Ranking, reference_of
 from neurofm.evaluate.predictions import Predictions
 from neurofm.evaluate.scoring import choices, confusion_counts
@@ -69,7 +69,7 @@ def scores(found: Found, place: Place) -> Picture:
     people = max(item.result.n or 0 for item in items)
     drawn = plot_scores(
         named,
-        title=f"{found.place(place)} ({people} people)",
+        title=f"{found.place(place)} ({counted(people)})",
         xlabel=WORDS[found.metric],
         points={r.name: list(i.people.values()) for r, i in zip(named, items, strict=True)},
         percent=found.metric in PERCENT,
@@ -112,7 +112,7 @@ def shares(found: Found, place: Place) -> Picture:
         baselines,
         chance=found.factor * (own[0].result.chance or 0),
         ylabel=found.quantity,
-        title=f"{title} ({people} people)",
+        title=f"{title} ({counted(people)})",
         trials={item.share: item.trials for item in own},
     )
     return Picture.from_figure(

@@ -34,6 +34,16 @@ WORDS = {
 PERCENT = {"balanced_accuracy", "accuracy", "auroc", "macro_f1", "auprc", "calibration_error"}
 
 
+def counted(people: int) -> str:
+    """So many people."""
+    return f"{people} {'person' if people == 1 else 'people'}"
+
+
+def first_upper(text: str) -> str:
+    """The start of a sentence; abbreviations stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
 @dataclass(frozen=True)
 class Found:
     """Scores, comparisons and ranks of a suite."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from neurofm.cli.benchmark import figures, tables
-from neurofm.cli.benchmark.found import PERCENT, WORDS, Found, found_in
+from neurofm.cli.benchmark.found import PERCENT, WORDS, Found, counted, first_upper, found_in
 from neurofm.evaluate.records import Record, write_bytes, write_text
 from neurofm.evaluate.scoring import RATE
 from neurofm.evaluate.suites import Suite
@@ -38,7 +38,7 @@ def about(found: Found) -> str:
     for dataset in dict.fromkeys(item.dataset for item in found.scored):
         own = [item for item in found.scored if item.dataset == dataset]
         people = max(item.result.n or 0 for item in own)
-        parts.append(f"{found.place((dataset, ''))} ({people} people)")
+        parts.append(f"{found.place((dataset, ''))} ({counted(people)})")
     methods = len({item.line[0] for item in found.scored})
     seeds = max(item.seeds for item in found.scored)
     return (
@@ -57,7 +57,7 @@ def explained(found: Found) -> str:
     chance = "" if guess is None else f"; a guess scores {found.factor * guess:.3g}"
     text = (
         f"Numbers are means over people [95 % bootstrap interval over people] of held-out windows; "
-        f"a person's score is the mean over seeds. {WORDS[found.metric].capitalize()} is what "
+        f"a person's score is the mean over seeds. {first_upper(WORDS[found.metric])} is what "
         f"methods are compared by{chance}."
     )
     if any("permutation" in item.result.detail for item in found.scored):
@@ -97,7 +97,7 @@ def highlights(found: Found) -> list[str]:
             f"{found.place(place)}: {found.label(best.line)} "
             f"{tables.cell(found.metric, best.result)}"
             + (" % " if found.metric in PERCENT else " ")
-            + f"{WORDS[found.metric]}, {best.result.n} people"
+            + f"{WORDS[found.metric]}, {counted(best.result.n)}"
         )
         for item in found.versus:
             same = (item.dataset, item.protocol, item.line) == (*place, best.line)
@@ -121,7 +121,7 @@ def markdown(found: Found) -> str:
         parts += [] if len(found.places) == 1 else [f"## {found.place(place)}"]
         if len(found.shares(place)) > 1:
             parts += [
-                f"{WORDS[found.metric].capitalize()}{', %' if found.factor == 100 else ''}, by "
+                f"{first_upper(WORDS[found.metric])}{', %' if found.factor == 100 else ''}, by "
                 "share of the labels. CPU minutes are processor time of all folds, seeds and "
                 "shares together.",
                 tables.grid(tables.share_rows(found, place)),
