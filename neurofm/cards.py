@@ -11,6 +11,7 @@ import difflib
 import functools
 import importlib
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -114,7 +115,9 @@ def load_class(class_path: str, *, trusted: tuple[str, ...] = ("neurofm",)) -> A
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"class_path {class_path!r} cannot be imported: {error}") from error
+        raise ValueError(
+            f"class_path {class_path!r} cannot be imported: {error}.{near_classes(class_path)}"
+        ) from error
     own = str(getattr(found, "__module__", "")).split(".", 1)[0] in trusted
     if not own or not (inspect.isclass(found) or hasattr(found, "_for_cards")):
         raise ValueError(
@@ -122,6 +125,15 @@ def load_class(class_path: str, *, trusted: tuple[str, ...] = ("neurofm",)) -> A
             "only if they are decorated with `cards.callable_from_cards`."
         )
     return found
+
+
+def near_classes(class_path: str) -> str:
+    """Sentence with the classes of the same module that are spelled much alike, or nothing."""
+    module, _, name = class_path.rpartition(".")
+    there = dir(sys.modules[module]) if module in sys.modules else []
+    known = {key.lower(): key for key in there if key[:1].isupper()}
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    return f" Did you mean {', '.join(known[found] for found in near)}?" if near else ""
 
 
 def build(spec: Any, *, trusted: tuple[str, ...] = ("neurofm",), written: bool = False) -> Any:

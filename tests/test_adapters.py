@@ -20,7 +20,7 @@ from neurofm.cards import configured
 from neurofm.io import load_model, save_model
 from neurofm.io.adapters import base_state
 from neurofm.io.seen import Seen
-from neurofm.models import BraindecodeModel, FunctionalNetwork
+from neurofm.models import BraindecodeModel, FunctionalNetwork, SPDNet
 from neurofm.nn.functional_layers import FunctionalConv
 from neurofm.nn.linear import Linear
 from neurofm.tasks import (
@@ -155,6 +155,8 @@ def test_patterns_choose_layers_and_near_ones_are_named():
         LoRA(layers=["*querry"]).prepare(mirepnet())
     with pytest.raises(ValueError, match=r"FunctionalNetwork has no layer it can adapt. Use LoRA"):
         DoRA().prepare(functional())
+    with pytest.raises(ValueError, match=r"LoRA: SPDNet has no layer it can adapt. Use Partial,"):
+        LoRA().prepare(SPDNet(n_channels=6, widths=[4]))
     with pytest.raises(ValueError, match="rank 0"):
         LoRA(rank=0)
 

@@ -94,6 +94,11 @@ def test_a_class_that_does_not_exist_is_named(path):
         cards.build({"class_path": path})
 
 
+def test_near_names_of_a_class_are_given():
+    with pytest.raises(ValueError, match=r"'Lora'\. Did you mean LoRA, DoRA\?"):
+        cards.build({"class_path": "neurofm.tasks.Lora"})
+
+
 def test_an_argument_that_does_not_exist_is_named(tmp_path):
     arguments = {"pattern": "*", "dataset": "x", "root": str(tmp_path), "montag": "standard_1005"}
     spec = {"class_path": "neurofm.io.FolderReader", "init_args": arguments}

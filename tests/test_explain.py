@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,18 @@ def test_the_model_is_left_as_it_was(trained: Path) -> None:
     evidence(decoder, Held(next(trained.rglob("config.yaml")).parent, n=4, seed=0), seed=0)
     assert all(torch.equal(before[name], value) for name, value in decoder.state_dict().items())
     assert not any(parameter.requires_grad for parameter in decoder.parameters())
+
+
+def test_what_does_not_apply_says_why(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = load_decoder(trained)
+    held = Held(next(trained.rglob("config.yaml")).parent, n=4, seed=0)
+    given = [(replace(batch, band=(0.0, 0.5)), y) for batch, y in held.batches(held.chosen)]
+    monkeypatch.setattr(held, "batches", lambda members: given)
+    with pytest.raises(ValueError, match=r"0 to 0.5 Hz, and no band of delta"):
+        bands(decoder, held)
+    monkeypatch.setattr(Held, "same_sensors", False)
+    with pytest.raises(ValueError, match="evidence: the recordings have different channels"):
+        evidence(decoder, held, seed=0)
 
 
 def test_bad_runs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -228,7 +228,8 @@ def test_a_batch_says_names_places_kinds_and_unit() -> None:
         ({"sfreq": None}, lambda x: x, "need their rate in Hz"),
         ({"channels": ["C3"]}, lambda x: x, "windows of 3 channels, 1 names"),
         ({"kinds": "brain"}, lambda x: x, r"unknown: \['brain'\]"),
-        ({}, lambda x: np.where(x > 20, np.nan, x), "contains NaN"),
+        ({}, lambda x: np.where(x > 20, np.nan, x), "window 0 holds NaN or infinity in channel C"),
+        ({"adapt": "LoRA"}, lambda x: x, "adapt is 'LoRA'; expected a mapping such as"),
         ({}, lambda x: x[:, :, :20], "does not work for 3 channels and 20 samples"),
     ],
 )

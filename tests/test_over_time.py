@@ -11,7 +11,12 @@ from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
 from neurofm.data.rows import Row, Split
-from neurofm.evaluate.over_time import clusters_above, decode_over_time, moments
+from neurofm.evaluate.over_time import (
+    at_same_moment,
+    clusters_above,
+    decode_over_time,
+    moments,
+)
 from neurofm.report.over_time import plot_generalization, plot_over_time
 from neurofm.types import OverTime
 
@@ -179,3 +184,18 @@ def test_a_score_at_one_moment_is_the_diagonal() -> None:
     square = decode_over_time(noise(rows), rows, folds_of(rows), generalize=True, **options)
     assert isinstance(square, OverTime)
     np.testing.assert_allclose(line.scores, square.diagonal)
+
+
+def test_the_curve_of_a_square_has_bars_of_its_own() -> None:
+    rows = rows_of(6, 12)
+    x = noise(rows)
+    x[:, 0, 20:60] += 2 * sign(rows)[:, None]
+    options = {"sfreq": SFREQ, "width_s": 0.2, "step_s": 0.1}
+    square = decode_over_time(x, rows, folds_of(rows), generalize=True, **options)
+    line = at_same_moment(square)
+    np.testing.assert_allclose(line.scores, square.diagonal)
+    assert line.clusters[0].inside.shape == line.times.shape and line.clusters[0].p < 0.05
+    drawn = [
+        len(plot_over_time({"x": each}, title="When").axes[0].lines) for each in (square, line)
+    ]
+    assert drawn[1] > drawn[0]

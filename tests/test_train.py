@@ -267,6 +267,8 @@ def test_a_notebook_is_not_fitted(monkeypatch, capsys):
         ({"data": {"validate": [2]}}, "Got value: 2; Expected a <class 'float'>. Write names that"),
         ({"model": {"class_path": "neurofm.models.Nothing"}}, "Nothing"),
         ({"model": {"class_path": "neurofm.readouts.PooledLinear"}}, "PooledLinear"),
+        ({"adapt": {"class_path": "neurofm.tasks.Prob"}}, "attribute 'Prob'. Did you mean Probe?"),
+        ({"adapt": "Prob"}, "path string: Prob. Write the whole path of a class"),
         ({"n_outputs": 3}, "n_outputs is 3, but the data have 2 labels"),
         ({"data": {"labels": ["foot"]}}, "'foot'"),
     ],

@@ -42,7 +42,15 @@ _SCAFFOLD = re.compile(
     r"^(Does not validate against any|Subtypes:|Errors:|Given value|- Expected a .*'NoneType'>)"
 )
 
-
+_NO_FILE = re.compile(
+    r"Expected a path but \S+ either not accessible or invalid; "
+    r"(Does not validate against [^;]*; )?"
+)
+_UNKNOWN_CLASS = re.compile(
+    r"Problem with given class_path '([\w.]+)': module \S+ has no attribute"
+)
+_BARE_CLASS = re.compile(r"Expected a dot import path string: \w+$")
+_WHOLE = ". Write the whole path of a class, such as neurofm.tasks.LoRA."
 _QUOTES = ". Write names that are numbers in quotes."
 
 
@@ -63,6 +71,12 @@ def plain(message: str) -> str:
         text += line if not text else f" {line}" if text.endswith(":") else f"; {line}"
     if "Expected a <class 'str'>. Got value:" in text and not text.endswith(_QUOTES):
         text += _QUOTES
+    wrong = _UNKNOWN_CLASS.search(text)
+    if wrong and not text.endswith((".", "?")):
+        text = f"{_NO_FILE.sub('', text)}.{cards.near_classes(wrong.group(1))}"
+    bare = _BARE_CLASS.search(text)
+    if bare and not text.endswith(_WHOLE):
+        text = f"{_NO_FILE.sub('', text)}{_WHOLE}"
     return text or message
 
 

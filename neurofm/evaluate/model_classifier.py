@@ -127,10 +127,15 @@ class ModelClassifier(ClassifierMixin, BaseEstimator):
         y = column_or_1d(y, warn=True)
         check_consistent_length(batch.x, y)
         check_classification_targets(y)
+        if self.adapt is not None and not isinstance(self.adapt, Mapping):
+            raise ValueError(
+                f"ModelClassifier: adapt is {self.adapt!r}; expected a mapping such as "
+                "{'class_path': 'neurofm.tasks.LoRA', 'init_args': {'rank': 4}}."
+            )
         self.classes_, target = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"ModelClassifier: all {len(y)} windows are of one class, {self.classes_[0]!r}; "
+                f"ModelClassifier: all {len(y)} windows are of one class, {self.classes_[0]}; "
                 "expected two or more."
             )
         with torch.random.fork_rng(devices=[]):
@@ -186,7 +191,15 @@ class ModelClassifier(ClassifierMixin, BaseEstimator):
 
     def _batch(self, X: Any, *, reset: bool) -> Batch:
         if _as_epochs(X) is None:
-            X = validate_data(self, X, reset=reset, dtype="numeric", allow_nd=True, ensure_2d=False)
+            X = validate_data(
+                self,
+                X,
+                reset=reset,
+                dtype="numeric",
+                allow_nd=True,
+                ensure_2d=False,
+                ensure_all_finite=False,  # WindowInput says which window
+            )
         about = WindowInput(self.sfreq, self.channels, self.kinds, self.unit, self.montage)
         try:
             return about.batch(X)

@@ -127,8 +127,11 @@ def evidence(decoder: RunDecoder, held: Held, *, seed: int) -> Evidence:
     """Attribution of the true class, with its checks.
 
     Raises:
-        ValueError: No gradient reaches the signal, as behind codes.
+        ValueError: No gradient reaches the signal, as behind codes, or the recordings differ in
+            their channels.
     """
+    if not held.same_sensors:
+        raise ValueError("evidence: the recordings have different channels.")
     both = cast(nn.Module, nn.ModuleList([decoder.model, decoder.readout]))
     generator = torch.Generator().manual_seed(seed)
     other = cast(Any, randomized_copy(copy.deepcopy(both), generator=generator)).eval()
@@ -178,10 +181,17 @@ def bands(decoder: RunDecoder, held: Held) -> dict[str, np.ndarray]:
     """Fall of the true class's logit without each band: band to one value for each person.
 
     Bands outside of what the recipe's filters left are not asked for.
+
+    Raises:
+        ValueError: There is none inside.
     """
     facts = next(iter(held.batches(held.chosen[:1])))[0]
     low, high = facts.band or (0.0, held.windows.sfreq / 2)
     kept = {name: edges for name, edges in BANDS.items() if edges[0] < high and edges[1] > low}
+    if not kept:
+        raise ValueError(
+            f"bands: the signal holds {low:g} to {high:g} Hz, and no band of {', '.join(BANDS)}."
+        )
     parts = [
         occlude_bands(function_of(decoder), batch, target, bands=kept).values
         for batch, target in held.batches(held.chosen)
@@ -203,7 +213,8 @@ def filter_patterns(decoder: RunDecoder, held: Held) -> tuple[str, Patterns]:
     """
     if not held.same_sensors:
         raise ValueError("filters: the recordings have different channels.")
-    batch = held.windows.batch(held.chosen[: 4 * _CHUNK])
+    every = -(-len(held.chosen) // (4 * _CHUNK))  # chosen windows are in the order of classes
+    batch = held.windows.batch(held.chosen[::every])
     model = cast(Any, decoder.model)
     found = spatial_filters(model, lambda x: model.encode(replace(batch, x=x)), batch.x)
     return found.site, patterns(found.weights, batch.x.numpy())

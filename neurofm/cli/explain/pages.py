@@ -20,6 +20,7 @@ from neurofm.cli.explain.explaining import (
     filter_patterns,
     moments,
 )
+from neurofm.evaluate.over_time import at_same_moment
 from neurofm.live.decoder import RunDecoder, load_decoder
 from neurofm.report import Report, plot_curves, plot_scores, plot_topographies
 from neurofm.report.over_time import plot_generalization, plot_over_time
@@ -230,10 +231,11 @@ def _filters(report: Report, decoder: RunDecoder, held: Held) -> None:
 
 def _moments(report: Report, held: Held, seed: int) -> None:
     found = moments(held, seed=seed)
+    curves = {name: at_same_moment(over, seed=seed) for name, over in found.items()}
     best = max(found, key=lambda name: float(found[name].diagonal.mean(0).max()))
     figures = [
         (
-            plot_over_time(found, title="When a linear decoder finds the classes"),
+            plot_over_time(curves, title="When a linear decoder finds the classes"),
             "Mean over people with its 95 % interval; bars below: above chance in a cluster test "
             "over people (p < 0.05).",
         ),
@@ -242,7 +244,7 @@ def _moments(report: Report, held: Held, seed: int) -> None:
             "Trained at one moment, tested at another; outlined: above chance in a cluster test.",
         ),
     ]
-    report.add_lines([_when(name, over) for name, over in found.items()])
+    report.add_lines([_when(name, over) for name, over in curves.items()])
     report.add_section(
         "Decoding over time",
         text="Not the network: linear discriminants on all channels of the same training and test "

@@ -57,9 +57,10 @@ class _Injected(Adaptation):
         rest_norms(model)
 
     def _none(self, model: nn.Module) -> ValueError:
+        others = [name for name in ("LoRA", "Partial", "TwoStage") if name != type(self).__name__]
         return ValueError(
-            f"{type(self).__name__}: {type(model).__name__} has no layer it can adapt. Use LoRA, "
-            "Partial, TwoStage or Full."
+            f"{type(self).__name__}: {type(model).__name__} has no layer it can adapt. Use "
+            f"{', '.join(others)} or Full."
         )
 
 
