@@ -246,7 +246,9 @@ def test_the_task_rebuilds_itself_from_its_spec() -> None:
 
 
 def test_models_views_and_batches_that_cannot_be_contrasted_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"DBConformer has no `project`.*without contrast, or use MVCNet"):
+    with pytest.raises(
+        ValueError, match=r"DBConformer has no `project`.*without contrast, or use MVCNet"
+    ):
         task_of(DBConformer())
     with pytest.raises(ValueError, match="no views"):
         task_of(views=[])

@@ -97,7 +97,7 @@ def highlights(found: Found) -> list[str]:
             f"{found.place(place)}: {found.label(best.line)} "
             f"{tables.cell(found.metric, best.result)}"
             + (" % " if found.metric in PERCENT else " ")
-            + f"{WORDS[found.metric]}, {counted(best.result.n)}"
+            + f"{WORDS[found.metric]}, {counted(best.result.n or 0)}"
         )
         for item in found.versus:
             same = (item.dataset, item.protocol, item.line) == (*place, best.line)
