@@ -71,20 +71,22 @@ def test_the_results_are_those_of_the_suite_as_it_is(folder: Path) -> None:
 @pytest.mark.corpus
 @pytest.mark.parametrize("folder", DONE, ids=lambda folder: folder.name)
 def test_windows_of_the_results_are_those_the_code_makes(folder: Path, corpora: Path) -> None:
-    from neurofm.cli.benchmark.decoding import Windows
+    from neurofm.cli.benchmark.windows import windows_of
     from neurofm.evaluate.suite_cards import read_suite
 
     suite = read_suite(str(folder / "config.yaml"))
     method = suite.card["reference"]
-    windows = Windows(suite, method, 0)
     known = {}
     for line in (folder / "records.jsonl").read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         if record["method"] == method and record["fold"] == 0:
-            known[record["share"], record["seed"]] = (record["windows"], record["key"])
+            cell = (record["dataset"], record["protocol"], record["share"], record["seed"])
+            known[cell] = (record["windows"], record["key"])
 
     assert known
-    for cell in suite.cells():
-        if cell.method == method and cell.fold == 0:
+    dataset = next(iter(known))[0]
+    windows = windows_of(suite, dataset, method)
+    for protocol in {cell[1] for cell in known if cell[0] == dataset}:
+        for cell in suite.cells(dataset, protocol, 1, methods=[method]):
             key, config = windows.key(suite, cell)
-            assert known[cell.share, cell.seed] == (config["windows"], key)
+            assert known[dataset, protocol, cell.share, cell.seed] == (config["windows"], key)
