@@ -3,8 +3,7 @@
 AdamW with a linear warm-up and a cosine decay, stepped per batch. Parameters with one axis (norms,
 biases) and those a model lists in `no_decay` take no weight decay.
 
-With several processes a step is that of one process with all their windows (`nn.processes`); what
-is logged is averaged over them.
+Several processes take the step of one with all their windows (`nn.processes`) and average the logs.
 
 A task keeps what it was trained on (`Seen`, with what its model had seen before) in its
 checkpoints, and says so when it is tested on it.
