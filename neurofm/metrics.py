@@ -259,7 +259,7 @@ def information_transfer_rate(
     bits = np.log2(n_classes) + xlogy(p, p) / np.log(2)
     bits = bits + xlogy(1 - p, (1 - p) / (n_classes - 1)) / np.log(2)
     bits = np.where(p < 1 / n_classes, 0.0, np.maximum(bits, 0.0))
-    return bits * 60 / trial_s
+    return np.asarray(bits * 60 / trial_s)
 
 
 def pearson_r(

@@ -112,7 +112,7 @@ def si_factor(unit: str | float, *, where: str) -> float:
     return _SI[unit]
 
 
-def typical_amplitude(data: Float[np.ndarray, "channel time"], sfreq: float) -> np.ndarray:
+def typical_amplitude(data: Float[np.ndarray, "channel time"], sfreq: float | int) -> np.ndarray:
     """Median over one-second pieces of each channel's standard deviation.
 
     Slow drift and single artefacts barely move it, unlike the standard deviation of the whole.
@@ -133,7 +133,7 @@ def check_amplitude(
     data: Float[np.ndarray, "channel time"],
     kind: Int[np.ndarray, " channel"],
     *,
-    sfreq: float,
+    sfreq: float | int,
     where: str,
 ) -> None:
     """Stop if the amplitudes are implausible for the kind of channel.

@@ -376,7 +376,11 @@ def test_trials_are_the_same_at_every_rate(tmp_path: Path) -> None:
     hashes, shares = set(), set()
     for rate, offset_s in ((256, 0.0), (128, 0.0), (100, -0.3)):
         signal = Signal(
-            np.zeros((2, 60 * rate), np.float32), rate, sensors, events, Recording("toy", "1")
+            np.zeros((2, 60 * rate), np.float32),
+            float(rate),
+            sensors,
+            events,
+            Recording("toy", "1"),
         )
         write_recording(tmp_path / str(rate), signal, key="one", dtype="float32")
         seal(tmp_path / str(rate), keys=["one"], about={})

@@ -24,7 +24,7 @@ def covariances(
 
 
 def oas_share(
-    covariance: Float[np.ndarray, "window channel channel"], n_samples: float
+    covariance: Float[np.ndarray, "window channel channel"], n_samples: float | int
 ) -> Float[np.ndarray, " window"]:
     """Weight of the identity in the shrunk covariance of so many Gaussian samples, 0 to 1."""
     n = covariance.shape[-1]

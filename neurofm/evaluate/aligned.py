@@ -45,7 +45,7 @@ class Aligned(ClassifierMixin, BaseEstimator):
         estimator: Any,
         *,
         metric: Literal["euclidean", "riemannian"] = "euclidean",
-        mode: Literal["offline", "causal", "train"] = "offline",
+        mode: str = "offline",
     ) -> None:
         self.estimator = estimator
         self.metric = metric

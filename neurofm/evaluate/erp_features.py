@@ -14,7 +14,6 @@ Axes: window channel time; bin = frequency above 0 Hz; segment of the pyramid.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
@@ -22,7 +21,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from neurofm.evaluate.probing import LinearProbe
 from neurofm.shapes import Float
 
-FeatureSet = Literal["eeg", "erp", "all"]
 # Hz, from and below; gamma ends where these recordings are low-passed.
 BANDS = {
     "delta": (0.5, 4.0),
@@ -112,9 +110,9 @@ class WindowFeatures(TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        features: FeatureSet = "all",
+        features: str = "all",
         *,
-        sfreq: float = 256.0,
+        sfreq: float | int = 256.0,
         channels: Sequence[str] | None = None,
     ) -> None:
         self.features = features
@@ -347,9 +345,7 @@ class FeatureClassifier(ClassifierMixin, BaseEstimator):
     Source: arXiv 2601.00573, where the layer is trained by gradient descent without a penalty.
     """
 
-    def __init__(
-        self, features: FeatureSet = "erp", *, sfreq: float = 256.0, seed: int = 0
-    ) -> None:
+    def __init__(self, features: str = "erp", *, sfreq: float | int = 256.0, seed: int = 0) -> None:
         self.features = features
         self.sfreq = sfreq
         self.seed = seed

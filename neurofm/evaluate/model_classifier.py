@@ -81,7 +81,7 @@ class ModelClassifier(ClassifierMixin, BaseEstimator):
         unit: str = "uV",
         montage: str | None = "standard_1005",
         readout: Mapping[str, Any] | None = None,
-        adapt: Mapping[str, Any] | None = None,
+        adapt: Any = None,
         lr: float = 1e-3,
         backbone_lr: float = 1.0,
         steps: int = 300,

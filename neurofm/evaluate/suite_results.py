@@ -53,7 +53,7 @@ class Scored:
     line: Line
     share: float
     results: Mapping[str, Result]
-    trials: float
+    trials: float | int
     seeds: int
     cpu_s: float
     decoders: int

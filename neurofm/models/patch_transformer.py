@@ -86,7 +86,7 @@ class PatchTransformer(nn.Module):
         attention: Literal["full", "criss_cross"] = "full",
         dropout: float = 0.0,
         pretraining: Pretraining | None = None,
-        positions: Literal["sensors", "tokens"] = "sensors",
+        positions: str = "sensors",
         mask_ratio: float = 0.5,
         mask_scheme: Scheme = "random",
         mask_block: int = 2,

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from neurofm.report.style import INK, MUTED, broken, color, headline, slant, styled
-from neurofm.shapes import Bool, Float
+from neurofm.shapes import Float
 
 
 @styled
@@ -61,9 +61,7 @@ def plot_confusions(
 
 @styled
 def plot_reliability(
-    predictions: Mapping[
-        str, tuple[Float[np.ndarray, " window"], Bool[np.ndarray, " window"], Sequence[str]]
-    ],
+    predictions: Mapping[str, tuple[np.ndarray, np.ndarray, Sequence[str]]],
     *,
     title: str,
     lowest: float,

@@ -129,7 +129,7 @@ class Best(lightning.Callback):
         self.loss, self.epoch = float("inf"), 0
         self._weights: dict[str, Tensor] = {}
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Judge the weights of this epoch."""
         pl_module.eval()
         parts = torch.arange(len(self.held)).split(_MANY)

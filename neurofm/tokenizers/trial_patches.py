@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +25,6 @@ from neurofm.contract import Contract
 from neurofm.nn.draw import draw_windows, keep_channels
 from neurofm.shapes import Float
 from neurofm.tokenizers.grid import channel_tokens
-
-Variate = Literal["multi", "uni", "whole"]
-Augmentation = Literal["mask", "channel"]
 
 
 @configured
@@ -59,12 +55,12 @@ class TrialPatches(nn.Module):
         *,
         n_channels: int,
         n_times: int,
-        variate: Variate = "uni",
+        variate: str = "uni",
         sfreq: float = 200.0,
         dim: int = 128,
         patch: int = 25,
         stride: int | None = None,
-        augment: Sequence[Augmentation] = ("mask", "channel"),
+        augment: Sequence[str] = ("mask", "channel"),
         augment_share: float = 0.1,
         kinds: Sequence[str] = ("eeg",),
     ) -> None:

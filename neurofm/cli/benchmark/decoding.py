@@ -125,7 +125,7 @@ class Runner:
 class _Arrays:
     """An estimator on arrays, or on batches if it `wants` them."""
 
-    def __init__(self, method: Mapping[str, Any], windows: Windows) -> None:
+    def __init__(self, method: Mapping[str, Any], windows: Any) -> None:
         self.method, self.windows = method, windows
         self.pretraining: dict[str, Any] = {}
         self.rows = windows.rows
@@ -167,7 +167,7 @@ def _predict(
 
 
 def chosen_values(
-    cell: Cell, decoder: _Arrays | Network, windows: Windows, split: Split
+    cell: Cell, decoder: _Arrays | Network, windows: Any, split: Split
 ) -> dict[str, Any]:
     """The best values of a method's `choose`, by windows of the training side alone.
 

@@ -33,7 +33,7 @@ def default_steps(modality: str | Sequence[str] | None = None) -> list[Step]:
 
 
 def build_steps(
-    specs: Sequence[dict[str, Any] | Step] | None, *, line_freq: float | None
+    specs: Sequence[dict[str, Any] | Step] | None, *, line_freq: float | int | None
 ) -> list[Step]:
     """Steps from a recipe.
 

@@ -10,7 +10,7 @@ Axes: window channel time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from pyriemann.classification import MDM
 from pyriemann.tangentspace import TangentSpace
@@ -76,7 +76,7 @@ def csp_lda(*, n_components: int = 6) -> WindowPipeline:
 @callable_from_cards
 def filter_bank_csp(
     *,
-    bands: Sequence[Sequence[float]] = _BANK,
+    bands: Any = _BANK,
     n_components: int = 4,
     n_features: int = 8,
     sfreq: float | None = None,

@@ -46,7 +46,7 @@ class WindowPipeline(ClassifierMixin, BaseEstimator):
 
     def fit(
         self,
-        x: Float[np.ndarray, "window channel time"],
+        x: np.ndarray,
         y: np.ndarray,
         *,
         sfreq: float | None = None,

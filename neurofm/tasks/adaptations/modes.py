@@ -17,7 +17,7 @@ network new tasks (Geadah et al. 2020; Williams et al. 2024); the gate is ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -113,7 +113,7 @@ class Modes(Adaptation):
         self,
         *,
         sparsity: float = 0.1,
-        temperature: tuple[float, float] = (0.25, 0.02),
+        temperature: Sequence[float] = (0.25, 0.02),
         layers: list[str] | None = None,
     ) -> None:
         warm, cold = temperature
