@@ -227,7 +227,7 @@ class Spectrum:
         sfreq: Hz.
     """
 
-    def __init__(self, x: Float[np.ndarray, "window channel time"], sfreq: float) -> None:
+    def __init__(self, x: Float[np.ndarray, "window channel time"], sfreq: float | int) -> None:
         n = x.shape[-1]
         taper = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n) / n)
         centred = (x - x.mean(-1, keepdims=True)) * (np.ptp(x, -1, keepdims=True) > 0)
