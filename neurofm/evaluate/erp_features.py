@@ -321,7 +321,7 @@ def _peaks(x: np.ndarray) -> Float[np.ndarray, "window channel 4"]:
     return np.stack([x.max(-1), late, x.min(-1), early], -1)
 
 
-def _hjorth(x: np.ndarray, sfreq: float) -> Float[np.ndarray, "window channel 3"]:
+def _hjorth(x: np.ndarray, sfreq: float | int) -> Float[np.ndarray, "window channel 3"]:
     slope = np.diff(x) * sfreq
     bend = np.diff(slope) * sfreq if x.shape[-1] > 2 else np.zeros_like(slope)
     spread, steps, bends = (_deviation(part) for part in (x, slope, bend))
