@@ -239,16 +239,16 @@ def _trial(row: Row) -> tuple[str, int]:
 
 
 def nested_share(
-    rows: Sequence[Row], train: Sequence[int], share: float, *, seed: int
+    trials: Sequence[Row], train: Sequence[int], share: float, *, seed: int
 ) -> tuple[int, ...]:
     """A share of the training windows, the same share of each class of each person.
 
     Smaller shares are contained in larger ones of the same seed. Of each class of each person at
     least one window stays, so that the smallest shares are larger than they say. Which trials are
-    taken depends on where windows begin, so methods with windows of another rate or offset meet
-    other draws; tables say so.
+    taken depends on the events, not on where windows begin, so all methods meet the same draws.
 
     Args:
+        trials: As in `window_hash`.
         share: 0 to 1; numbers of windows are rounded to the nearest.
         seed: Of the order in which windows are taken.
 
@@ -257,7 +257,7 @@ def nested_share(
     """
     groups: dict[tuple[str, str], list[int]] = {}
     for i in train:
-        groups.setdefault((rows[i].subject, str(rows[i].label)), []).append(i)
+        groups.setdefault((trials[i].subject, str(trials[i].label)), []).append(i)
     classes = sorted({label for _, label in groups})
     chosen: list[int] = []
     for subject in sorted({name for name, _ in groups}):
@@ -269,6 +269,6 @@ def nested_share(
                     f" {', '.join(classes)}); expected two or more classes and windows of each. "
                     "Choose other runs, or leave the person out."
                 )
-            own = sorted(own, key=lambda i: digest([seed, rows[i].recording, rows[i].start]))
+            own = sorted(own, key=lambda i: digest([seed, *_trial(trials[i])]))
             chosen += own[: max(1, int(share * len(own) + 0.5))]
     return tuple(sorted(chosen))

@@ -67,7 +67,7 @@ class Windows:
         whole = self.folds(suite, cell.protocol)[cell.fold]
         if cell.share == 1:
             return whole
-        train = nested_share(self.rows, whole.train, cell.share, seed=cell.seed)
+        train = nested_share(self.trials, whole.train, cell.share, seed=cell.seed)
         return replace(whole, train=train, name=f"{whole.name}, {cell.share:.0%} of labels")
 
     def hash(self, split: Split) -> str:
