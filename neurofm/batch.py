@@ -1,4 +1,4 @@
-"""What models see: Batch, Tokens, Embedding, and the roles that pass them on.
+"""What models see: Batch, Tokens, Embedding, Pairs, and the roles that pass them on.
 
 Masks are True where there is data. A padded channel has kind -1, mask False and zeros elsewhere; a
 channel that a recording lacks is never silently filled with zeros.
@@ -139,6 +139,29 @@ class Embedding(_Movable):
         return (self.tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
+@dataclass(frozen=True)
+class Pairs(_Movable):
+    """Stimuli and what brains answered to them: what encoding models learn from.
+
+    Args:
+        stimulus: Features, an image (`batch 3 height width`, 0 to 1) or features over time
+            (`batch time feature`), first axis batch.
+        y: Responses, `batch channel` or `batch channel time`; 0 where not measured.
+        mask: True = measured.
+        subject: Index into the data module's list of people.
+        index: Index into the data module's list of stimuli.
+    """
+
+    stimulus: Tensor
+    y: Float[Tensor, "batch channel *time"]
+    mask: Bool[Tensor, "batch channel"]
+    subject: Int[Tensor, " batch"]
+    index: Int[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
 @runtime_checkable
 class Tokenizer(Protocol):
     """Turns a batch into tokens. Optional: `decode(tokens, batch) -> batch channel time`."""
@@ -170,6 +193,17 @@ class Readout(Protocol):
 
     def forward(self, embedding: Embedding) -> Tensor:
         """batch output"""
+        ...
+
+
+@runtime_checkable
+class ResponseModel(Protocol):
+    """Turns stimuli into the responses of a brain: an encoding model."""
+
+    n_channels: int
+
+    def respond(self, stimulus: Tensor, *, subject: Tensor | None = None) -> Tensor:
+        """batch channel, or batch channel time, from `Pairs.stimulus` and `Pairs.subject`"""
         ...
 
 

@@ -14,6 +14,9 @@ from typing import Any
 
 EXTRAS = {
     "huggingface_hub": "hub",
+    "transformers": "stimuli",
+    "diffusers": "generate",
+    "himalaya": "encoding",
     "peft": "peft",
     "nilearn": "fmri",
     "nbclient": "notebooks",

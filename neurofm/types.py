@@ -178,6 +178,71 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class Responses:
+    """What one brain answered to stimuli: a row per presentation.
+
+    Args:
+        values: Single-trial betas or means over a window, or responses over time; NaN where a
+            channel was not measured.
+        stimulus: Of each trial; equal names are the same stimulus shown again.
+        run: Of each trial, unique within the person: splits keep a run together.
+        sensors: What the channels are and where.
+        recording: Whose (`run` None).
+        unit: Of `values`: "z", "%", "fT".
+        sfreq: Hz, of responses over time.
+        start_s: Of the first sample after the stimulus began.
+    """
+
+    values: Float[np.ndarray, "trial channel *time"]
+    stimulus: tuple[str, ...]
+    run: tuple[str, ...]
+    sensors: Sensors
+    recording: Recording
+    unit: str = "z"
+    sfreq: float | int | None = None
+    start_s: float | int = 0.0
+
+    def __post_init__(self) -> None:
+        n = len(self.values)
+        if not (n == len(self.stimulus) == len(self.run)):
+            raise ValueError(
+                f"{self.recording.id}: {n} responses, {len(self.stimulus)} stimuli and "
+                f"{len(self.run)} runs; expected one of each per trial."
+            )
+        if self.values.shape[1] != len(self.sensors):
+            raise ValueError(
+                f"{self.recording.id}: responses of {self.values.shape[1]} channels for "
+                f"{len(self.sensors)} sensors."
+            )
+        if (self.values.ndim == 3) != (self.sfreq is not None):
+            raise ValueError(
+                f"{self.recording.id}: responses of shape {self.values.shape} with sfreq "
+                f"{self.sfreq}; responses over time need a rate, others have none."
+            )
+
+    def __len__(self) -> int:
+        return len(self.stimulus)
+
+    def pick(self, trials: Sequence[int] | np.ndarray) -> Responses:
+        """Some trials, in the order given."""
+        index = np.asarray(trials)
+        index = np.flatnonzero(index) if index.dtype == bool else index.astype(int)
+        return replace(
+            self,
+            values=self.values[index],
+            stimulus=tuple(self.stimulus[i] for i in index),
+            run=tuple(self.run[i] for i in index),
+        )
+
+    def repeats(self) -> dict[str, np.ndarray]:
+        """The trials of each stimulus, stimuli in the order of their first appearance."""
+        found: dict[str, list[int]] = {}
+        for i, name in enumerate(self.stimulus):
+            found.setdefault(name, []).append(i)
+        return {name: np.array(trials) for name, trials in found.items()}
+
+
+@dataclass(frozen=True)
 class Result:
     """One line of a report: a number with everything needed to judge it.
 

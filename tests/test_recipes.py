@@ -112,8 +112,9 @@ def started(recipe: str, role: str, folder: Path) -> nn.Module:
         arguments["tokenizer"] = folder / arguments["tokenizer"]
     torch.manual_seed(0)
     model: Any = (load_model if role == "model" else load_tokenizer)(**arguments)
-    with torch.no_grad():
-        (model.tokenizer if role == "model" else model)(sample(4, model.card["expects"]))
+    if "card" in vars(model):  # the model of another run has started
+        with torch.no_grad():
+            (model.tokenizer if role == "model" else model)(sample(4, model.card["expects"]))
     return model
 
 
