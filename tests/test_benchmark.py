@@ -228,6 +228,25 @@ def test_a_model_that_saw_a_person_who_is_decoded_is_refused(
     assert not (tmp_path / "records").exists()
 
 
+def test_folds_share_what_a_pretrained_model_says_of_windows(
+    done: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from neurofm.cli.benchmark.networks import Network
+    from neurofm.cli.benchmark.running import plan_of
+    from neurofm.cli.benchmark.windows import windows_of
+    from neurofm.evaluate import read_suite
+
+    suite = read_suite(str(done[0]))
+    cell = next(c for c, _ in plan_of(suite, pretraining=False).cells if c.weights == "pretrained")
+    windows, method = windows_of(suite, "toy", "tiny"), suite.method("tiny", "toy") or {}
+    first, second = (Network(suite, method, windows, cell, done[1]) for _ in range(2))
+    own = first._read(first.batch)
+    np.testing.assert_allclose(first.features, own, rtol=1e-5, atol=1e-6)
+
+    monkeypatch.setattr(Network, "_read", None)
+    np.testing.assert_array_equal(second.features, first.features)
+
+
 def test_copies_and_other_runs_of_a_person_count_as_seen() -> None:
     from neurofm.evaluate.fold import refuse_seen_people
     from neurofm.io.seen import Seen
@@ -357,37 +376,3 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"abc\.json: not a record"):
         read_records(tmp_path)
-
-
-def test_trials_are_the_same_at_every_rate(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from neurofm.cli.benchmark.windows import event_onsets
-    from neurofm.data import Windows
-    from neurofm.evaluate.suites import nested_share, window_hash
-    from neurofm.io import seal, write_recording
-    from neurofm.types import Event, Recording, Sensors, Signal
-    from neurofm.units import Kind
-
-    onsets = np.random.default_rng(0).uniform(1, 55, size=60)
-    onsets = np.sort(np.round(onsets * 256) / 256)  # many are half a sample at 128 Hz
-    events = tuple(Event(float(t), 0.1, "ab"[i % 2]) for i, t in enumerate(onsets))
-    sensors = Sensors.of_kind(["C3", "C4"], Kind.EEG)
-    hashes, shares = set(), set()
-    for rate, offset_s in ((256, 0.0), (128, 0.0), (100, -0.3)):
-        signal = Signal(
-            np.zeros((2, 60 * rate), np.float32),
-            float(rate),
-            sensors,
-            events,
-            Recording("toy", "1"),
-        )
-        write_recording(tmp_path / str(rate), signal, key="one", dtype="float32")
-        seal(tmp_path / str(rate), keys=["one"], about={})
-        windows = Windows(tmp_path / str(rate), window_s=0.5, labels=["a", "b"], offset_s=offset_s)
-        found = event_onsets(windows, offset_s=offset_s)
-        trials = [replace(r, start=t) for r, t in zip(windows.rows, found, strict=True)]
-        np.testing.assert_allclose(found, onsets, atol=1e-6)
-        hashes.add(window_hash(trials, range(40), range(40, 60)))
-        shares.add(nested_share(trials, range(40), 0.2, seed=0))
-    assert len(hashes) == len(shares) == 1

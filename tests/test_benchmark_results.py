@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -90,3 +91,37 @@ def test_windows_of_the_results_are_those_the_code_makes(folder: Path, corpora: 
         for cell in suite.cells(dataset, protocol, 1, methods=[method]):
             key, config = windows.key(suite, cell)
             assert known[dataset, protocol, cell.share, cell.seed] == (config["windows"], key)
+
+
+def test_trials_are_the_same_at_every_rate(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from neurofm.cli.benchmark.windows import event_onsets
+    from neurofm.data import Windows
+    from neurofm.evaluate.suites import nested_share, window_hash
+    from neurofm.io import seal, write_recording
+    from neurofm.types import Event, Recording, Sensors, Signal
+    from neurofm.units import Kind
+
+    onsets = np.random.default_rng(0).uniform(1, 55, size=60)
+    onsets = np.sort(np.round(onsets * 256) / 256)  # many are half a sample at 128 Hz
+    events = tuple(Event(float(t), 0.1, "ab"[i % 2]) for i, t in enumerate(onsets))
+    sensors = Sensors.of_kind(["C3", "C4"], Kind.EEG)
+    hashes, shares = set(), set()
+    for rate, offset_s in ((256, 0.0), (128, 0.0), (100, -0.3)):
+        signal = Signal(
+            np.zeros((2, 60 * rate), np.float32),
+            float(rate),
+            sensors,
+            events,
+            Recording("toy", "1"),
+        )
+        write_recording(tmp_path / str(rate), signal, key="one", dtype="float32")
+        seal(tmp_path / str(rate), keys=["one"], about={})
+        windows = Windows(tmp_path / str(rate), window_s=0.5, labels=["a", "b"], offset_s=offset_s)
+        found = event_onsets(windows, offset_s=offset_s)
+        trials = [replace(r, start=t) for r, t in zip(windows.rows, found, strict=True)]
+        np.testing.assert_allclose(found, onsets, atol=1e-6)
+        hashes.add(window_hash(trials, range(40), range(40, 60)))
+        shares.add(nested_share(trials, range(40), 0.2, seed=0))
+    assert len(hashes) == len(shares) == 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class BraindecodeClassifier(ClassifierMixin, BaseEstimator):
         sfreq: Hz, of the windows.
         arguments: The network's further constructor arguments.
         max_epochs: Upper limit; the learning rate follows half a cosine over it.
+        max_steps: Batches after which training ends whatever the epochs, in whole epochs.
         batch_size: Windows.
         lr: Of AdamW at the start.
         weight_decay: Of AdamW.
@@ -50,6 +52,7 @@ class BraindecodeClassifier(ClassifierMixin, BaseEstimator):
         sfreq: float = 160.0,
         arguments: Mapping[str, Any] | None = None,
         max_epochs: int = 80,
+        max_steps: int | None = None,
         batch_size: int = 16,
         lr: float = 5e-3,
         weight_decay: float = 0.01,
@@ -61,6 +64,7 @@ class BraindecodeClassifier(ClassifierMixin, BaseEstimator):
         self.sfreq = sfreq
         self.arguments = arguments
         self.max_epochs = max_epochs
+        self.max_steps = max_steps
         self.batch_size = batch_size
         self.lr = lr
         self.weight_decay = weight_decay
@@ -117,10 +121,13 @@ class BraindecodeClassifier(ClassifierMixin, BaseEstimator):
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=self.lr, weight_decay=self.weight_decay
         )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.max_epochs)
+        epochs = self.max_epochs
+        if self.max_steps is not None:
+            epochs = min(epochs, ceil(self.max_steps / ceil(len(train) / self.batch_size)))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
         best, waited, weights = float("inf"), 0, None
         self.losses_: list[tuple[float, float]] = []  # of training and validation windows
-        for _ in range(self.max_epochs):
+        for _ in range(epochs):
             model.train()
             order = train[torch.randperm(len(train))]
             total = 0.0

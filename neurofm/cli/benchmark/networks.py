@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -22,7 +23,7 @@ from neurofm.data import Split
 from neurofm.evaluate.fold import refuse_seen_people, take
 from neurofm.evaluate.nested import with_values
 from neurofm.evaluate.probing import LinearProbe
-from neurofm.evaluate.suites import Cell, Suite, schedule
+from neurofm.evaluate.suites import Cell, Suite, digest, schedule
 from neurofm.io import load_model
 from neurofm.io.seen import Seen
 from neurofm.tasks import Decode
@@ -30,6 +31,8 @@ from neurofm.tasks.in_memory import fit_windows
 from neurofm.tasks.token_cache import has_frozen_tokenizer
 
 _CHUNK = 32  # windows encoded at once
+_KEPT = 6  # pretrained models whose features of a data set are in the memory of a process
+_features: OrderedDict[str, np.ndarray] = OrderedDict()
 
 
 class Network:
@@ -50,6 +53,7 @@ class Network:
         self.used = used_rows([whole])
         self.rows = [windows.rows[i] for i in self.used]
         self.whole = local(whole, self.used)
+        self.file: Path | None = None
         if cell.weights == "pretrained":
             stages = stage_recipes(
                 method,
@@ -57,8 +61,8 @@ class Network:
                 people=suite.others(cell.dataset, windows.rows, whole),
                 seed=cell.seed,
             )
-            file, self.pretraining = pretrain(stages, work, seed=cell.seed)
-            self.model = cast(nn.Module, load_model(file))
+            self.file, self.pretraining = pretrain(stages, work, seed=cell.seed)
+            self.model = cast(nn.Module, load_model(self.file))
         else:
             lightning.seed_everything(cell.seed, verbose=False)
             self.model = cast(nn.Module, cards.build(method["model"])).eval()
@@ -66,9 +70,9 @@ class Network:
         if len(self.seen):
             tested = [windows.rows[i] for i in whole.test]
             refuse_seen_people(tested, self.seen, name=cell.method)
-        self.batch = self._tokenized()
 
-    def _tokenized(self) -> Batch:
+    @cached_property
+    def batch(self) -> Batch:
         """The windows, with their tokens if those do not change in training."""
         batch = take(self.windows.batch, self.used)
         # An untrained code book starts from the first batch it meets: from training windows.
@@ -91,16 +95,28 @@ class Network:
     @cached_property
     def features(self) -> np.ndarray:
         """What the readout reads, of the windows of the fold."""
-        readout = cards.build(self.method["readout"])
-        with torch.no_grad():
-            parts = [
-                readout.features(cast(BrainModel, self.model).encode(take(self.batch, part)))
-                for part in _parts(self.batch)
-            ]
-        features = torch.cat(parts).double().numpy()
+        if self.file is None:
+            features = self._read(self.batch)
+        else:  # folds share what a pretrained model says of a window
+            key = digest([str(self.file), self.windows.dataset, self.method])
+            if key not in _features:
+                _features[key] = self._read(self.windows.batch)
+            _features.move_to_end(key)
+            while len(_features) > _KEPT:
+                _features.popitem(last=False)
+            features = _features[key][self.used]
         if not self.method.get("standardize_features", False):
             return features
         return standardized(features, np.array([row.recording for row in self.rows]))
+
+    def _read(self, batch: Batch) -> np.ndarray:
+        readout = cards.build(self.method["readout"])
+        with torch.no_grad():
+            parts = [
+                readout.features(cast(BrainModel, self.model).encode(take(batch, part)))
+                for part in _parts(batch)
+            ]
+        return torch.cat(parts).double().numpy()
 
     def made(self, cell: Cell, values: Mapping[str, Any]) -> Any:
         """An unfitted estimator.
