@@ -1,34 +1,55 @@
 """Networks: from a batch to an embedding."""
 
 from neurofm.models.braindecode import BraindecodeModel
+from neurofm.models.braincorl import BraInCoRL, VoxelWeights
 from neurofm.models.brainomni import BrainOmni
 from neurofm.models.dbconformer import DBConformer, DBConformerHead
 from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
+from neurofm.models.feature_map_readouts import (
+    AttentionLinearReadout,
+    FactorisedReadout,
+    GaussianReadout,
+    GlobalLinearReadout,
+    LinearReadout,
+)
 from neurofm.models.fleeg import FLEEG, FLEEGClients
 from neurofm.models.functional_network import FunctionalNetwork
 from neurofm.models.meg_gpt import MegGPT
 from neurofm.models.mirepnet import MIRepNet
 from neurofm.models.mvcnet import MVCNet
 from neurofm.models.patch_transformer import PatchTransformer
+from neurofm.models.semantic_readout import Localiser, SemanticReadout
 from neurofm.models.spdnet import SPDNet
 from neurofm.models.tfm import TFMEncoder
+from neurofm.models.transformer_brain_encoder import TransformerBrainEncoder, ensemble_weights
 
 __all__ = [
+    "AttentionLinearReadout",
     "BraindecodeModel",
+    "BraInCoRL",
     "BrainOmni",
     "DBConformer",
     "DBConformerHead",
     "DuIn",
     "DuInClassifier",
     "DuInHead",
+    "FactorisedReadout",
     "FLEEG",
     "FLEEGClients",
     "FunctionalNetwork",
+    "GaussianReadout",
+    "GlobalLinearReadout",
+    "LinearReadout",
+    "Localiser",
     "MegGPT",
     "MIRepNet",
     "MVCNet",
     "PatchTransformer",
     "SPDNet",
+    "SemanticReadout",
     "TFMEncoder",
+    "TransformerBrainEncoder",
+    "ensemble_weights",
+    "VoxelWeights",
     "for_new_subjects",
 ]
