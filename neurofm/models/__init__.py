@@ -1,7 +1,7 @@
 """Networks: from a batch to an embedding."""
 
+from neurofm.models.braincorl import BraInCoRL
 from neurofm.models.braindecode import BraindecodeModel
-from neurofm.models.braincorl import BraInCoRL, VoxelWeights
 from neurofm.models.brainomni import BrainOmni
 from neurofm.models.dbconformer import DBConformer, DBConformerHead
 from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
@@ -22,6 +22,7 @@ from neurofm.models.semantic_readout import Localiser, SemanticReadout
 from neurofm.models.spdnet import SPDNet
 from neurofm.models.tfm import TFMEncoder
 from neurofm.models.transformer_brain_encoder import TransformerBrainEncoder, ensemble_weights
+from neurofm.models.voxel_weights import VoxelWeights, check_unit_norm, predict_each
 
 __all__ = [
     "AttentionLinearReadout",
@@ -51,5 +52,7 @@ __all__ = [
     "TransformerBrainEncoder",
     "ensemble_weights",
     "VoxelWeights",
+    "check_unit_norm",
     "for_new_subjects",
+    "predict_each",
 ]

@@ -12,213 +12,15 @@ stimulus; weight = one per feature, then the bias.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from neurofm.cards import configured
-from neurofm.nn.linear import Linear, linear
+from neurofm.models.braincorl_layers import ResidualBlock, SetBlock
+from neurofm.models.voxel_weights import VoxelWeights, check_unit_norm
 from neurofm.shapes import Bool, Float
-
-_UNIT = 0.01  # deviation of a norm from 1 that half precision may leave
-
-
-def check_unit_norm(features: Float[Tensor, "*batch feature"], *, what: str) -> None:
-    """Stop unless every row has length 1, which the weights of the network presume.
-
-    Raises:
-        ValueError: With the lengths found.
-    """
-    norms = torch.linalg.vector_norm(features.float(), dim=-1)
-    if norms.numel() and not bool(((norms - 1).abs() <= _UNIT).all()):
-        raise ValueError(
-            f"{what}: features have lengths of {float(norms.min()):.3g} to "
-            f"{float(norms.max()):.3g}, expected 1. Divide each by its length, in training as "
-            "later: torch.nn.functional.normalize(features, dim=-1)."
-        )
-
-
-class ResidualBlock(nn.Module):
-    """Two linear maps behind norms and leaky rectifiers, beside a bypass."""
-
-    def __init__(self, n_in: int, n_out: int, hidden: int, *, dropout: float) -> None:
-        super().__init__()
-        self.block = nn.Sequential(
-            nn.LayerNorm(n_in),
-            nn.LeakyReLU(0.1),
-            nn.Dropout(dropout),
-            Linear(n_in, hidden),
-            nn.LayerNorm(hidden),
-            nn.LeakyReLU(0.1),
-            nn.Dropout(dropout),
-            Linear(hidden, n_out),
-        )
-        self.bypass = Linear(n_in, n_out) if n_in != n_out else nn.Identity()
-
-    def forward(self, x: Float[Tensor, "... feature"]) -> Float[Tensor, "... dim"]:
-        """The bypass plus the block."""
-        return self.bypass(x) + self.block(x)
-
-
-class SetAttention(nn.Module):
-    """Attention whose queries grow with the logarithm of the number of tokens.
-
-    The softmax over more tokens is flatter; queries times log(n) keep it as sharp.
-    """
-
-    def __init__(self, dim: int, heads: int, *, dropout: float) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.query_key_value = Linear(dim, 3 * dim)
-        self.out = Linear(dim, dim)
-
-    def project(
-        self,
-        x: Float[Tensor, "batch token dim"],
-        scale: Float[Tensor, "#batch 1 1"],
-        *,
-        only_first: bool = False,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each batch head token feature."""
-        weight, bias = self.query_key_value.weight, self.query_key_value.bias
-        dim = x.shape[-1]
-        if only_first:
-            queries = linear(x[:, :1], weight[:dim])
-            keys, values = linear(x, weight[dim:], bias[dim:]).chunk(2, -1)
-        else:
-            queries, keys, values = linear(x, weight).chunk(3, -1)
-            keys, values = keys + bias[dim : 2 * dim], values + bias[2 * dim :]
-        # The factor is on the input of the map: it does not reach the bias.
-        queries = queries * scale + bias[:dim]
-        split = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (queries, keys, values))
-        queries, keys, values = split
-        return queries, keys, values
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch token dim"],
-        scale: Float[Tensor, "#batch 1 1"],
-        mask: Bool[Tensor, "batch 1 1 token"] | None,
-        *,
-        only_first: bool = False,
-    ) -> Float[Tensor, "batch query dim"]:
-        """What each token, or the first alone, gathers from all."""
-        queries, keys, values = self.project(x, scale, only_first=only_first)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, dropout_p=dropout)
-        return self.out(y.transpose(1, 2).flatten(2))
-
-    def weights(
-        self,
-        x: Float[Tensor, "batch token dim"],
-        scale: Float[Tensor, "#batch 1 1"],
-        mask: Bool[Tensor, "batch 1 1 token"] | None,
-        *,
-        only_first: bool = False,
-    ) -> Float[Tensor, "batch query token"]:
-        """Attention, mean over heads; rows sum to 1."""
-        queries, keys, _ = self.project(x, scale, only_first=only_first)
-        scores = queries @ keys.transpose(-1, -2) / math.sqrt(queries.shape[-1])
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        return scores.softmax(-1).mean(1)
-
-
-class GatedLinear(nn.Module):
-    """SwiGLU: two maps to the hidden width, one gating the other, and one back."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.widen = Linear(dim, 2 * hidden)
-        self.narrow = Linear(hidden, dim)
-
-    def forward(self, x: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        """Each token by itself."""
-        gate, value = self.widen(x).chunk(2, -1)
-        return self.narrow(F.silu(gate) * value)
-
-
-class SetBlock(nn.Module):
-    """Pre-norm attention and feed-forward part."""
-
-    def __init__(self, dim: int, heads: int, hidden: int, *, dropout: float) -> None:
-        super().__init__()
-        self.norm_1, self.norm_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention = SetAttention(dim, heads, dropout=dropout)
-        self.feed_forward = GatedLinear(dim, hidden)
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch token dim"],
-        scale: Float[Tensor, "#batch 1 1"],
-        mask: Bool[Tensor, "batch 1 1 token"] | None,
-        *,
-        only_first: bool = False,
-    ) -> Float[Tensor, "batch query dim"]:
-        """All tokens, or what becomes of the first one."""
-        y = x[:, :1] if only_first else x
-        y = y + self.attention(self.norm_1(x), scale, mask, only_first=only_first)
-        return y + self.feed_forward(self.norm_2(y))
-
-
-@dataclass(frozen=True)
-class VoxelWeights:
-    """Linear encoding models of voxels: a `ResponseModel` without a network.
-
-    Args:
-        weights: Of unit-norm features, in the unit of the responses.
-        bias: Response where all features are 0.
-    """
-
-    weights: Float[Tensor, "voxel feature"]
-    bias: Float[Tensor, " voxel"]
-
-    @property
-    def n_channels(self) -> int:
-        """Voxels."""
-        return len(self.weights)
-
-    def respond(
-        self, stimulus: Float[Tensor, "stimulus feature"], *, subject: Tensor | None = None
-    ) -> Float[Tensor, "stimulus voxel"]:
-        """Predicted responses to stimuli, from their unit-norm features.
-
-        Raises:
-            ValueError: Features not of unit norm, or of another number.
-        """
-        self._agree(stimulus, what="VoxelWeights.respond")
-        return stimulus @ self.weights.T + self.bias
-
-    def selectivity(
-        self, direction: Float[Tensor, "query feature"]
-    ) -> Float[Tensor, "query voxel"]:
-        """How far each voxel follows a direction among the features, without its bias.
-
-        With features of CLIP a direction is the unit-norm embedding of a phrase: which voxels
-        answer to "a photo of food".
-
-        Raises:
-            ValueError: Directions not of unit norm, or of another number of features.
-        """
-        self._agree(direction, what="VoxelWeights.selectivity")
-        return direction @ self.weights.T
-
-    def _agree(self, features: Tensor, *, what: str) -> None:
-        if features.shape[-1] != self.weights.shape[1]:
-            raise ValueError(
-                f"{what}: {features.shape[-1]} features, the weights are of "
-                f"{self.weights.shape[1]}. Use the embedding that they were made for."
-            )
-        check_unit_norm(features, what=what)
-
-
-def predict_each(
-    weights: Float[Tensor, "batch weight"], query: Float[Tensor, "batch item feature"]
-) -> Float[Tensor, "batch item"]:
-    """Response of each voxel to stimuli of its own; `VoxelWeights.respond` is for shared ones."""
-    return (query @ weights[:, :-1, None]).squeeze(-1) + weights[:, -1:]
 
 
 @configured
@@ -265,8 +67,8 @@ class BraInCoRL(nn.Module):
         self.hidden = max(inside, 2 * hidden)  # widest activation of a token
 
         def residual(widths: list[int]) -> nn.Sequential:
-            pairs = zip(widths[:-1], widths[1:], strict=True)
-            return nn.Sequential(*(ResidualBlock(a, b, inside, dropout=dropout) for a, b in pairs))
+            parts = (ResidualBlock(a, b, inside, dropout=dropout) for a, b in pairwise(widths))
+            return nn.Sequential(*parts)
 
         self.early = residual([n_features + 1, dim, *between])
         self.registers = nn.Parameter(torch.randn(1, n_registers, dim) / math.sqrt(dim + 1))
