@@ -43,6 +43,8 @@ from .rdms import read_rdms as read_rdms
 from .readers import FolderReader as FolderReader
 from .readers import TableReader as TableReader
 from .seen import Seen as Seen
+from .simulated.picture_meg import PictureMegTruth as PictureMegTruth
+from .simulated.picture_meg import SyntheticPictureMEGReader as SyntheticPictureMEGReader
 from .simulated.synthetic import SyntheticReader as SyntheticReader
 from .simulated.synthetic import Truth as Truth
 from .simulated.synthetic import simulate_motor_imagery as simulate_motor_imagery
