@@ -13,7 +13,7 @@ Axes: trial channel time; stimulus feature. Metres in the head frame; fT, fT/cm;
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,7 +57,7 @@ class PictureMegTruth:
 
     position: Float[np.ndarray, "source 3"]
     lead_field: Float[np.ndarray, "channel source"]
-    mixing: Float[np.ndarray, "source feature"]
+    mixing: Float[np.ndarray, "late feature"]
     courses: Float[np.ndarray, "source time"]
     times: Float[np.ndarray, " time"]
 
@@ -327,7 +327,7 @@ def _around(
     rng: np.random.Generator,
     over: tuple[str, ...],
     n: int,
-    template: dict[str, np.ndarray],
+    template: Mapping[str, tuple[float, float, float]],
     center: np.ndarray,
     radius: float,
 ) -> np.ndarray:
