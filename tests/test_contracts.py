@@ -20,12 +20,22 @@ from neurofm.tasks.token_cache import _window
 from neurofm.units import Kind
 
 MODELS = cards.names("models")
+
+
+def reads_batches(name: str) -> bool:
+    """Whether a card is of a brain model or a tokenizer; others go from stimuli to responses."""
+    path = cards.read("models", name)["class_path"]
+    return path.startswith("neurofm.tokenizers.") or hasattr(cards.load_class(path), "encode")
+
+
+OF_BATCHES = [name for name in MODELS if reads_batches(name)]
 # Networks of braindecode are large, and built for one window: tests/test_braindecode_published.py.
 OWN = [
     name
-    for name in MODELS
+    for name in OF_BATCHES
     if not cards.read("models", name)["class_path"].endswith(".BraindecodeModel")
 ]
+OF_STIMULI = sorted(set(MODELS) - set(OF_BATCHES))
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec")
 GOLDEN = Path(__file__).parent / "golden"
 # Published sizes: parameters of the whole model, and the original's list of tensors.
@@ -41,6 +51,9 @@ UPSTREAM = {
     "tfm_encoder_tuev": (724_998, "tfm_tokenizer/upstream_keys_classifier_64x4_6class.json"),
     "ephys_tokenizer": (231_040, "meg_gpt/upstream_keys_tokenizer_released.json"),
     "meg_gpt": (4_080_508, "meg_gpt/upstream_keys_gpt_released.json"),
+    "braincorl_clip": (97_074_852, "braincorl/upstream_keys_clip.json"),
+    "braincorl_dino": (156_000_196, "braincorl/upstream_keys_dino.json"),
+    "braincorl_siglip": (277_044_132, "braincorl/upstream_keys_siglip.json"),
     # Without the channel embedding, 45 x 256, that nothing in the original reads.
     "mirepnet": (6_734_339 - 45 * 256, "mirepnet/upstream_keys_base_pretraining.json"),
 }
@@ -65,6 +78,15 @@ def test_model_card_builds_and_says_what_it_expects(name: str) -> None:
     assert card["citation"]
 
 
+@pytest.mark.parametrize("name", OF_STIMULI)
+def test_card_of_an_encoding_model_builds_and_says_where_it_is_from(name: str) -> None:
+    card = cards.read("models", name)
+    model = skeleton(card)
+    assert sum(p.numel() for p in model.parameters()) > 0
+    assert cards.spec_of(model)["class_path"] == card["class_path"]
+    assert card["citation"] and card["license"]
+
+
 def test_readme_lists_every_model_card() -> None:
     readme = (cards.root("models") / "README.md").read_text(encoding="utf-8")
     assert [name for name in MODELS if f"`{name}`" not in readme] == []
@@ -76,7 +98,8 @@ def test_published_size_holds_every_tensor_of_the_original(name: str) -> None:
     model = skeleton(cards.read("models", name))
     assert sum(p.numel() for p in model.parameters()) == n_parameters
     listed = json.loads((GOLDEN / file).read_text())["keys"]
-    upstream = {key: torch.empty(entry["shape"], device="meta") for key, entry in listed.items()}
+    shapes = {k: v["shape"] if isinstance(v, dict) else v[0] for k, v in listed.items()}
+    upstream = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     renamed = {key: tuple(value.shape) for key, value in model.rename_keys(upstream).items()}
     assert renamed == {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
@@ -168,7 +191,7 @@ def public(module: Any) -> list[str]:
         for path in public(readouts)
     ]
     + [(Objective, {"class_path": path}) for path in public(objectives)]
-    + [(BrainModel | Tokenizer, name) for name in MODELS],
+    + [(BrainModel | Tokenizer, name) for name in OF_BATCHES],
     ids=str,
 )
 def test_a_recipe_may_name_it_by_class_path(role: Any, spec: Any) -> None:
