@@ -43,6 +43,8 @@ from .rdms import read_rdms as read_rdms
 from .readers import FolderReader as FolderReader
 from .readers import TableReader as TableReader
 from .seen import Seen as Seen
+from .simulated.picture_fmri import PictureFmriTruth as PictureFmriTruth
+from .simulated.picture_fmri import SyntheticPictureFMRIReader as SyntheticPictureFMRIReader
 from .simulated.picture_meg import PictureMegTruth as PictureMegTruth
 from .simulated.picture_meg import SyntheticPictureMEGReader as SyntheticPictureMEGReader
 from .simulated.synthetic import SyntheticReader as SyntheticReader
