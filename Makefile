@@ -21,10 +21,11 @@ check: install
 	$(BIN)/ruff check neurofm tests
 	$(BIN)/mypy
 
-# Twice: as users run it, and with every shape annotation checked at run time.
+# As users run it, with every shape annotation checked at run time, and the notebooks.
 test: check
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -q --jaxtyping-packages=neurofm,beartype.beartype
+	$(BIN)/python -m pytest -q -m notebook
 
 bench: install
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
@@ -122,7 +123,9 @@ def summary(kind: str, name: str) -> str:
     """One line about a card: its description, or the question at the top of a recipe."""
     file = cards.path(kind, name)
     if file.suffix == ".ipynb":
-        return "notebook"
+        cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
+        first = "".join(cells[0]["source"]) if cells else ""
+        return f"notebook: {first.partition(chr(10))[0].lstrip('# ').strip()}"
     if kind == "recipes":
         return question(file)
     try:
