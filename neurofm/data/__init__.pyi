@@ -68,6 +68,7 @@ from .steps.sensors import template_matrix as template_matrix
 from .steps.standardize import StandardizeRecording as StandardizeRecording
 from .steps.step import Step as Step
 from .steps.tile import TileEvents as TileEvents
+from .stimulus_table import StimulusTable as StimulusTable
 from .views import Flip as Flip
 from .views import ReflectChannels as ReflectChannels
 from .views import ShiftFrequency as ShiftFrequency

@@ -19,7 +19,7 @@ import numpy as np
 
 from neurofm.data.columns import Columns
 from neurofm.data.copies import find_copies
-from neurofm.data.rows import ENTITIES, Row, Split
+from neurofm.data.rows import ENTITIES, WITHIN, Row, Split
 from neurofm.io.seen import Seen
 from neurofm.shapes import Bool, Int
 
@@ -233,8 +233,9 @@ def audit_summary(rows: Sequence[Row], split: Split, *, leaks: Sequence[Leak] | 
 
 
 def _check(n_rows: int, split: Split, by: str) -> None:
-    if by not in (*ENTITIES, "time"):
-        raise ValueError(f"find_leaks by {by!r}: expected one of {', '.join(ENTITIES)}, time.")
+    if by not in (*ENTITIES, *WITHIN):
+        known = ", ".join((*ENTITIES, *WITHIN))
+        raise ValueError(f"find_leaks by {by!r}: expected one of {known}.")
     for name, members in split.sides.items():
         if len(members) and not (min(members) >= 0 and max(members) < n_rows):
             raise ValueError(
@@ -245,7 +246,7 @@ def _check(n_rows: int, split: Split, by: str) -> None:
 
 def _entities(by: str) -> tuple[str, ...]:
     """What must differ between two sides."""
-    return tuple(dict.fromkeys((*(() if by == "time" else (by, "recording")), "stimulus")))
+    return tuple(dict.fromkeys((*(() if by in WITHIN else (by, "recording")), "stimulus")))
 
 
 def _between(
@@ -338,7 +339,7 @@ def _touched(
     if not len(members) or not len(side):
         return np.zeros(len(side), dtype=bool)
     hit = columns.overlap(members, side) | np.isin(side, members)
-    for kind in () if by == "time" else dict.fromkeys((by, "recording")):
+    for kind in () if by in WITHIN else dict.fromkeys((by, "recording")):
         code = columns.entity(kind)
         hit |= np.isin(code[side], code[members]) & (code[side] >= 0)
     copies = set(_copies(columns, members, side))
@@ -353,7 +354,7 @@ def _pretraining(
     """The recordings of a side that are among those a model has seen."""
     position = {recording: i for i, recording in enumerate(seen.recordings)}
     found: dict[str, str] = {}
-    if by == "time":
+    if by in WITHIN:
         used = [
             (recording, low, high)
             for recording, spans in zip(seen.recordings, seen.spans, strict=True)

@@ -181,7 +181,8 @@ class Cut:
         """One window per event with one of the labels."""
         labels = self.labels or ()
         names = table.event_label.names
-        known = [labels.index(name) if name in labels else -1 for name in names]
+        number = {name: i for i, name in reversed(list(enumerate(labels)))}
+        known = [number.get(name, -1) for name in names]
         y = np.array(known, dtype=np.int64)[table.event_label.index]
         asked = np.zeros(len(table), dtype=bool)
         asked[chosen] = True
@@ -231,6 +232,6 @@ class Cut:
         have = sorted(found.items(), key=lambda item: -item[1])
         listed = ", ".join(f"{name} ({n})" for name, n in have) or "none at all"
         return (
-            f"Windows: no event is labelled {' or '.join(map(repr, self.labels))} in "
+            f"Windows: no event is labelled {' or '.join(map(repr, self.labels[:9]))} in "
             f"{len(chosen)} recordings. Labels there: {listed}."
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from neurofm.data.preparing.prepare import prepare_corpus
 from neurofm.data.rows import Row, Split
 from neurofm.data.splits import by_group, by_time, chronological_few_shot
 from neurofm.data.steps.preprocess import build_steps, default_steps
+from neurofm.data.stimulus_table import StimulusTable, embedded_by
 from neurofm.data.table import RecordingTable
 from neurofm.data.tokenized.reading import token_stores
 from neurofm.data.window_rows import WindowRows
@@ -33,7 +35,7 @@ from neurofm.io import Corpus, Store, open_corpus
 from neurofm.io.rules import same_entity
 
 log = logging.getLogger(__name__)
-By = Literal["subject", "session", "run", "recording", "time"]
+By = Literal["subject", "session", "run", "recording", "time", "stimulus"]
 
 
 class BrainData(lightning.LightningDataModule):
@@ -49,16 +51,21 @@ class BrainData(lightning.LightningDataModule):
         runs: Only these, of all datasets or of each by its name.
         labels: Cut windows at events with these labels, which become classes 0, 1, ...; without
             labels windows tile the recordings.
+        embeddings: File of a `StimulusTable`: windows are cut at events labelled by the names of
+            its stimuli (of `labels`, if given), and their vectors are the targets. "reader": what
+            the reader of a simulated corpus says of its stimuli.
         window_s: Length of a window, seconds.
         stride_s: Distance of unlabelled windows, seconds; their length if not given.
         offset_s: Start of a labelled window after the onset of its event, seconds.
-        split_by: What may not be on two sides of the split.
+        split_by: What may not be on two sides of the split. With `embeddings` no stimulus may be,
+            whatever is named here.
         first_per_class: In place of `split_by`, `validate` and `test`: of every subject the first
             so many windows of each class train (a fraction: that share of them), the later ones
             test. Name the subjects that a model is calibrated to.
         avoid: Patterns of event labels that no window may touch or cross.
         validate: Values of `split_by` for validation (`["8"]`), or a fraction of them. Subjects of
-            several datasets have the dataset in front (`["eegmmidb/8"]`).
+            several datasets have the dataset in front (`["eegmmidb/8"]`). Stimuli may be patterns
+            (`["test/*"]`).
         test: Values of `split_by` for test, or a fraction of them.
         weights: Share of each dataset, by name, in the training epochs.
         temperature: Without weights, how far the shares of the datasets are evened out: 1 = every
@@ -85,6 +92,7 @@ class BrainData(lightning.LightningDataModule):
         subjects: list[str] | dict[str, list[str]] | None = None,
         runs: list[str] | dict[str, list[str]] | None = None,
         labels: list[str] | None = None,
+        embeddings: Path | str | None = None,
         window_s: float = 4.0,
         stride_s: float | None = None,
         offset_s: float = 0.0,
@@ -110,7 +118,7 @@ class BrainData(lightning.LightningDataModule):
         self.root = None if root is None else Path(root)
         self.store = None if store is None else Path(store)
         self.subjects, self.runs = subjects, runs
-        self.labels = labels
+        self.labels, self.embeddings = labels, embeddings
         self.window_s, self.stride_s, self.offset_s = window_s, stride_s, offset_s
         self.avoid = list(AVOID) if avoid is None else avoid
         self.weights, self.temperature = weights, temperature
@@ -127,7 +135,9 @@ class BrainData(lightning.LightningDataModule):
 
     @property
     def n_outputs(self) -> int:
-        """Number of classes; 0 without labels."""
+        """Number of classes, or features of an embedding (after `setup`); 0 without either."""
+        if self.embeddings is not None and self.windows is not None:
+            return self.windows.n_outputs
         return len(self.labels or ())
 
     @property
@@ -200,10 +210,20 @@ class BrainData(lightning.LightningDataModule):
             recordings=self._chosen(stores),
             avoid=self.avoid,
             tokens=self._beside(),
+            embeddings=self._table(stores),
         )
         self.split = self._split(self.windows.rows)
         accepted = refuse_leakage(self.windows.rows, self.split)
         log.info(audit_summary(self.windows.rows, self.split, leaks=accepted))
+
+    def _table(self, stores: Sequence[Store]) -> StimulusTable | None:
+        """The vectors of stimuli."""
+        if self.embeddings is None:
+            return None
+        if str(self.embeddings) != "reader":
+            return StimulusTable.read(self.embeddings)
+        names = self.labels or RecordingTable.of(stores).event_label.names
+        return embedded_by(self._corpora(), names, avoid=self.avoid)
 
     def _beside(self) -> list[Path] | None:
         """Stores of tokens that are read beside the signal."""
@@ -275,7 +295,8 @@ class BrainData(lightning.LightningDataModule):
         sides: dict[str, set[str]] = {}
         for side, names in {"validate": validate, "test": test}.items():
             # "04" in a file name and 4 in a recipe are the same run.
-            found = {name: {v for v in set(values) if _same(v, name)} for name in names}
+            same = fnmatchcase if self.split_by == "stimulus" else _same
+            found = {name: {v for v in set(values) if same(v, name)} for name in names}
             unknown = [name for name, match in found.items() if not match]
             if unknown:
                 raise ValueError(

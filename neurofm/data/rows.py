@@ -14,6 +14,7 @@ import numpy as np
 from neurofm.shapes import Bool, Float, Int
 
 ENTITIES = ("subject", "session", "run", "recording")
+WITHIN = ("time", "stimulus")  # splits whose sides share recordings
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Split:
 
     Args:
         name: Such as "run-12": what is held out.
-        by: What must not be on two sides: one of `ENTITIES`, or "time".
+        by: What must not be on two sides: one of `ENTITIES`, "stimulus", or "time".
     """
 
     train: tuple[int, ...]

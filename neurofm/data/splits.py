@@ -1,4 +1,4 @@
-"""Which windows train, which validate, which test: by subject, session, run, recording or time.
+"""Which windows train, validate and test: by subject, session, run, recording, stimulus or time.
 
 Generators work on rows (`neurofm.data.rows`), so a split is decided before anything is read. Groups
 stay whole: all windows of a held-out run are on one side. Validation groups are always taken out of
@@ -221,8 +221,8 @@ def chronological_few_shot(rows: Sequence[Row], per_class: int | float) -> list[
 
 def _groups(rows: Sequence[Row], by: str) -> dict[str, list[int]]:
     """Positions of the rows of each group, groups in natural order."""
-    if by not in ENTITIES:
-        raise ValueError(f"split by {by!r}: expected one of {', '.join(ENTITIES)}.")
+    if by not in (*ENTITIES, "stimulus"):
+        raise ValueError(f"split by {by!r}: expected one of {', '.join(ENTITIES)}, stimulus.")
     found: dict[str, list[int]] = {}
     missing = 0
     for i, row in enumerate(rows):
@@ -233,9 +233,12 @@ def _groups(rows: Sequence[Row], by: str) -> dict[str, list[int]]:
             found.setdefault(value, []).append(i)
     if missing:
         other = "subject" if by != "subject" else "recording"
+        remedy = f"name the {by} in the dataset card's reader"
+        if by == "stimulus":
+            remedy = "give the windows `embeddings` of stimuli"
         raise ValueError(
-            f"split by {by}: {missing} of {len(rows)} rows have no {by}. Split by {other}, or name "
-            f"the {by} in the dataset card's reader."
+            f"split by {by}: {missing} of {len(rows)} rows have no {by}. Split by {other}, or "
+            f"{remedy}."
         )
     return {name: found[name] for name in sorted(found, key=_natural)}
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 
-from neurofm.io import Store
+from neurofm.io import Entry, Store
 from neurofm.io.rules import same_entity
 from neurofm.shapes import Float, Int
 from neurofm.types import Recording
@@ -142,6 +143,25 @@ class RecordingTable:
                 ]
                 wanted &= np.isin(column.index, fitting)
         return np.flatnonzero(wanted)
+
+
+class Entries(Sequence[Entry]):
+    """The entries of several stores, one after the other."""
+
+    def __init__(self, stores: Sequence[Store], table: RecordingTable) -> None:
+        self._stores, self._table = stores, table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._stores[self._table.store[index]].entries[int(self._table.place[index])]
 
 
 def _sensor_sets(stores: Sequence[Store]) -> tuple[np.ndarray, np.ndarray]:

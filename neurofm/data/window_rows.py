@@ -27,6 +27,7 @@ class WindowRows(Sequence[Row]):
         start: First sample of each window.
         length: Samples of a window of each recording.
         y: Position of each window's label in `labels`, if it has one.
+        stimuli: Labels are names of stimuli, not classes.
     """
 
     def __init__(
@@ -40,10 +41,11 @@ class WindowRows(Sequence[Row]):
         length: Int[np.ndarray, " recording"],
         y: Int[np.ndarray, " window"] | None,
         labels: tuple[str, ...] | None,
+        stimuli: bool = False,
     ) -> None:
         self._table, self._subject, self._entries = table, subject, entries
         self._recording, self._start, self._length = recording, start, length
-        self._y, self._labels = y, labels
+        self._y, self._labels, self._stimuli = y, labels, stimuli
         self._about: dict[int, tuple[Any, ...]] = {}
 
     def __len__(self) -> int:
@@ -78,6 +80,7 @@ class WindowRows(Sequence[Row]):
         if about is None:
             about = self._about[i] = self._of_recording(i)
         subject, session, run, name, sfreq, length, fingerprint = about
+        label = None if y is None or self._labels is None else self._labels[y]
         return Row(
             subject=subject,
             session=session,
@@ -85,7 +88,8 @@ class WindowRows(Sequence[Row]):
             recording=name,
             start=start / sfreq,
             stop=(start + length) / sfreq,
-            label=None if y is None or self._labels is None else self._labels[y],
+            label=None if self._stimuli else label,
+            stimulus=label if self._stimuli else None,
             fingerprint=fingerprint,
         )
 
@@ -118,9 +122,12 @@ class WindowRows(Sequence[Row]):
         nothing = np.zeros(len(used))
         few = Columns.of_values(known, nothing, nothing)
         rate = self._table.sfreq[self._recording]
+        names, codes = dict(few.names), {key: code[inverse] for key, code in few.code.items()}
+        if self._stimuli and self._y is not None:
+            names["stimulus"], codes["stimulus"] = self._labels or (), self._y
         return Columns(
-            names=few.names,
-            code={key: code[inverse] for key, code in few.code.items()},
+            names=names,
+            code=codes,
             start=self._start / rate,
             stop=(self._start + self._length[self._recording]) / rate,
         )

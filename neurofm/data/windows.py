@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,7 +26,8 @@ from neurofm.batch import Batch
 from neurofm.data.cuts import Cut
 from neurofm.data.history import band_of, unit_of
 from neurofm.data.padding import SensorTables
-from neurofm.data.table import RecordingTable
+from neurofm.data.stimulus_table import StimulusTable
+from neurofm.data.table import Entries, RecordingTable
 from neurofm.data.tokenized.reading import StoredTokens, holds_tokens
 from neurofm.data.window_rows import WindowRows
 from neurofm.io import Entry, Store
@@ -69,6 +70,8 @@ class Windows(Dataset[Batch]):
             ("EDGE ..."). Windows that cover recordings start anew behind such an event.
         tokens: Stores of the recordings' tokens, read beside the signal. Where `store` itself holds
             tokens, they are read and no signal is.
+        embeddings: Vectors of stimuli: one window per event that is labelled by the name of one
+            (of `labels`, if given), and the vectors as targets of a batch.
 
     Raises:
         ValueError: No window can be cut, or no event has a requested label; the message lists the
@@ -88,6 +91,7 @@ class Windows(Dataset[Batch]):
         runs: Sequence[str | int] | None = None,
         avoid: Sequence[str] = AVOID,
         tokens: Sequence[Store | Path | str] | None = None,
+        embeddings: StimulusTable | None = None,
     ) -> None:
         if not window_s > 0 or (stride_s is not None and not stride_s > 0):
             raise ValueError(
@@ -97,10 +101,15 @@ class Windows(Dataset[Batch]):
         self.stores = [item if isinstance(item, Store) else Store(item) for item in given]
         self.window_s = window_s
         self.stride_s = window_s if stride_s is None else stride_s
+        if embeddings is not None:
+            labels = embeddings.names if labels is None else labels
+            self._place = embeddings.positions(labels)
+            self._vectors = torch.from_numpy(embeddings.vectors)
+        self.embeddings = embeddings
         self.labels = None if labels is None else tuple(labels)
         self.offset_s = offset_s
         self.table = RecordingTable.of(self.stores)
-        self.entries: Sequence[Entry] = _Entries(self.stores, self.table)
+        self.entries: Sequence[Entry] = Entries(self.stores, self.table)
         self.cut = cut = Cut(window_s, self.stride_s, self.labels, offset_s, tuple(avoid))
         self._lengths = cut.lengths(self.table)
         wanted = self._wanted(recordings, subjects, runs)
@@ -172,6 +181,7 @@ class Windows(Dataset[Batch]):
             length=self._lengths,
             y=self._y,
             labels=self.labels,
+            stimuli=self.embeddings is not None,
         )
 
     def subject_of(self, recording: int) -> int:
@@ -190,7 +200,7 @@ class Windows(Dataset[Batch]):
 
     @property
     def y(self) -> np.ndarray | None:
-        """int64, class of each window; None without labels."""
+        """int64, class (or stimulus) of each window by position in `labels`; None without."""
         return self._y
 
     def buckets(self, by: Bucket) -> np.ndarray:
@@ -225,7 +235,9 @@ class Windows(Dataset[Batch]):
 
     @property
     def n_outputs(self) -> int:
-        """Number of classes; 0 without labels."""
+        """Number of classes, or features of an embedding; 0 without labels."""
+        if self.embeddings is not None:
+            return self.embeddings.width
         return 0 if self.labels is None else len(self.labels)
 
     def __len__(self) -> int:
@@ -270,7 +282,7 @@ class Windows(Dataset[Batch]):
             onset=torch.from_numpy(start / sfreq),
             subject=torch.from_numpy(self._subject_index[recording]),
             recording=torch.from_numpy(recording.astype(np.int64)),
-            y=None if self._y is None else torch.from_numpy(self._y[index]),
+            y=self._targets(index),
             channel_mask=geometry["channel_mask"],
             kind=geometry["kind"],
             position=geometry["position"],
@@ -281,6 +293,12 @@ class Windows(Dataset[Batch]):
             unit=signal.unit,
             tokens=None if self._tokens is None else self._tokens.batch(index),
         )
+
+    def _targets(self, index: np.ndarray) -> Tensor | None:
+        if self._y is None:
+            return None
+        y = self._y[index]
+        return torch.from_numpy(y) if self.embeddings is None else self._vectors[self._place[y]]
 
     def signal(self, recording: Sequence[int] | np.ndarray) -> SignalFacts:
         """What the histories of these recordings say of their signal.
@@ -360,25 +378,6 @@ class Windows(Dataset[Batch]):
             self._scales.clear()
         self._scales[recording] = scale
         return scale
-
-
-class _Entries(Sequence[Entry]):
-    """The entries of several stores, one after the other."""
-
-    def __init__(self, stores: Sequence[Store], table: RecordingTable) -> None:
-        self._stores, self._table = stores, table
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    @overload
-    def __getitem__(self, index: int) -> Entry: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
-    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return self._stores[self._table.store[index]].entries[int(self._table.place[index])]
 
 
 def _empty(*shape: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Networks: from a batch to an embedding."""
 
+from neurofm.models.brain_module import BrainModule, ImageBrainModule
 from neurofm.models.braincorl import BraInCoRL
 from neurofm.models.braindecode import BraindecodeModel
 from neurofm.models.brainomni import BrainOmni
@@ -26,6 +27,7 @@ from neurofm.models.voxel_weights import VoxelWeights, check_unit_norm, predict_
 
 __all__ = [
     "AttentionLinearReadout",
+    "BrainModule",
     "BraindecodeModel",
     "BraInCoRL",
     "BrainOmni",
@@ -38,6 +40,7 @@ __all__ = [
     "FLEEG",
     "FLEEGClients",
     "FunctionalNetwork",
+    "ImageBrainModule",
     "GaussianReadout",
     "GlobalLinearReadout",
     "LinearReadout",

@@ -15,6 +15,7 @@ from neurofm.nn.quantize import (
     health_of_counts,
     kmeans,
 )
+from neurofm.nn.retrieval import ClipLoss, SigLipLoss
 from neurofm.nn.sampling import Sampling
 from neurofm.nn.transformer import CrissCrossBlock, FeedForward, RMSNorm, SelfAttention
 
@@ -35,6 +36,8 @@ __all__ = [
     "count_codes",
     "health_of_counts",
     "kmeans",
+    "ClipLoss",
+    "SigLipLoss",
     "Sampling",
     "CrissCrossBlock",
     "FeedForward",

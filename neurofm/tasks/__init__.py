@@ -23,6 +23,7 @@ from neurofm.tasks.decode import Decode
 from neurofm.tasks.decode_views import DecodeViews
 from neurofm.tasks.federated import Federated, federated_mean
 from neurofm.tasks.pretrain import Pretrain
+from neurofm.tasks.retrieve import Retrieve, search_scores
 from neurofm.tasks.token_cache import TokenCache
 from neurofm.tasks.tokenizer import TrainTokenizer
 
@@ -40,6 +41,7 @@ __all__ = [
     "Partial",
     "Pretrain",
     "Probe",
+    "Retrieve",
     "Task",
     "TokenCache",
     "TrainTokenizer",
@@ -50,6 +52,7 @@ __all__ = [
     "overlap",
     "plain_model",
     "save_adapters",
+    "search_scores",
     "trained_parameters",
     "units",
 ]
