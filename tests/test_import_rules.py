@@ -21,17 +21,15 @@ LEVELS: dict[str, float] = {
     **dict.fromkeys(("linear", "ceilings"), 2.5),
     **dict.fromkeys(("data", "tokenizers"), 3),
     **dict.fromkeys(("models", "readouts"), 4),
-    **dict.fromkeys(("objectives", "interpret", "stimuli"), 5),
-    "tasks": 6,
+    **dict.fromkeys(("objectives", "interpret"), 5),
+    **dict.fromkeys(("tasks", "stimuli"), 6),
     **dict.fromkeys(("evaluate", "report", "live"), 7),
     "cli": 8,
 }
-NEVER = {
-    unit: {"data", "io"} for unit in ("models", "readouts", "objectives", "interpret", "stimuli")
-}
+NEVER = {unit: {"data", "io"} for unit in ("models", "readouts", "objectives", "interpret")}
 # third-party packages that only some places may import
 ONLY = {
-    "lightning": ("tasks", "data.module", "cli"),
+    "lightning": ("tasks", "data.module", "data.response_data", "data.voxel_data", "cli"),
     "mne": ("io", "data", "evaluate", "report", "cli.demo"),
     "mne_bids": ("io",),
     "nibabel": ("io",),
