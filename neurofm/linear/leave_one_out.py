@@ -30,6 +30,8 @@ class LeaveOneOutRidge(VoxelwiseRidge):
     standardised by all rows, once.
     """
 
+    takes_groups = False
+
     def __init__(
         self,
         penalties: Sequence[float | int] | np.ndarray = PENALTIES,

@@ -65,6 +65,8 @@ class VoxelwiseRidge:
     decomposed in float64 always).
     """
 
+    takes_groups = True
+
     def __init__(
         self,
         penalties: Sequence[float | int] | np.ndarray = PENALTIES,
