@@ -12,7 +12,7 @@ import functools
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -164,11 +164,21 @@ def build(spec: Any, *, trusted: tuple[str, ...] = ("neurofm",), written: bool =
             raise
         except Exception as error:
             if isinstance(error, TypeError) or written:  # a damaged value may lead to any error
-                raise ValueError(f"{spec['class_path']}: {error}") from error
+                near = _near_arguments(made, arguments)
+                raise ValueError(f"{spec['class_path']}: {error}{near}") from error
             raise
     if isinstance(spec, list):
         return [build(item, trusted=trusted, written=written) for item in spec]
     return spec
+
+
+def _near_arguments(made: Any, given: Mapping[str, Any]) -> str:
+    """Names like those of arguments that it does not take."""
+    known = inspect.signature(made).parameters
+    if any(parameter.kind in _VARIADIC for parameter in known.values()):
+        return ""
+    near = [n for k in given if k not in known for n in difflib.get_close_matches(k, known, n=2)]
+    return f". Did you mean {', '.join(near)}?" if near else ""
 
 
 def callable_from_cards(function: _Function) -> _Function:

@@ -153,3 +153,10 @@ def test_a_class_without_a_constructor_is_built_again_from_its_spec() -> None:
     spec = cards.spec_of(MaskedCodes())
     assert spec == {"class_path": "neurofm.objectives.MaskedCodes", "init_args": {}}
     assert isinstance(cards.build(spec), MaskedCodes)
+
+
+def test_a_misspelled_argument_meets_its_near_misses() -> None:
+    spec = {"class_path": "neurofm.tasks.LoRA", "init_args": {"rnak": 4}}
+
+    with pytest.raises(ValueError, match=r"LoRA: .*'rnak'.* Did you mean rank\?"):
+        cards.build(spec)

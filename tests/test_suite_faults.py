@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -235,8 +236,9 @@ def test_a_part_of_a_suite_keeps_the_records_of_the_rest(
 
 
 @pytest.mark.slow
-def test_a_suite_that_is_killed_leaves_whole_records_and_continues(
-    small: Any, tmp_path: Path
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
+def test_a_suite_that_is_stopped_leaves_whole_records_and_continues(
+    how: signal.Signals, code: int, small: Any, tmp_path: Path
 ) -> None:
     file = suite_file(small, tmp_path, csp=(CSP, CHOOSING))
     card = yaml.safe_load(file.read_text(encoding="utf-8")) | {"seeds": [0, 1, 2]}
@@ -247,11 +249,14 @@ def test_a_suite_that_is_killed_leaves_whole_records_and_continues(
     command += ["--out", str(tmp_path / "out"), "--workers", "2"]
     folder = tmp_path / "out" / "records"
 
+    # A shell's background commands ignore Ctrl-C, and so would what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     while process.poll() is None and len(list(folder.glob("*.json"))) < 3:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    os.killpg(process.pid, how)
+    assert process.wait() == code
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.json")}
     assert 3 <= len(kept) < 3 * 9
     for path in kept:
@@ -260,3 +265,30 @@ def test_a_suite_that_is_killed_leaves_whole_records_and_continues(
     assert subprocess.run(command, check=False).returncode == 0
     assert len(list(folder.glob("*.json"))) == 3 * 9
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
+
+
+def test_a_full_disk_loses_the_cells_it_meets_and_no_other(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from neurofm.cli.benchmark import decoding
+
+    monkeypatch.setenv("NEUROFM_DATA", str(tmp_path / "nothing"))
+    file = suite_file(small, tmp_path, csp=(CSP, {}))
+    out = tmp_path / "out"
+    whole, calls = decoding.write_record, []
+
+    def full(folder: Path, record: dict[str, Any]) -> None:
+        calls.append(record["key"])
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+        whole(folder, record)
+
+    monkeypatch.setattr(decoding, "write_record", full)
+    assert run(file, out) == 1
+    kept = {path.stem for path in (out / "records").iterdir()}
+    assert kept == set(calls) - {calls[1]}
+    assert "No space left on device" in capfd.readouterr().err
+
+    monkeypatch.setattr(decoding, "write_record", whole)
+    assert run(file, out) == 0
+    assert {path.stem for path in (out / "records").iterdir()} == set(calls)

@@ -66,7 +66,9 @@ def read_run(folder: Path | str) -> Report:
     config = _read_config(config_path) if config_path else None
     record = _record(metrics_path)
     told = [record.get("question"), _lead(config, config_path)]
-    report = Report(title=f"Run {folder.resolve().name}", lead=" ".join(filter(None, told)))
+    whole = folder.resolve()
+    name = f"{whole.parent.name}, {whole.name}" if whole.name.startswith("version_") else whole.name
+    report = Report(title=f"Run {name}", lead=" ".join(filter(None, told)))
     if results_path.is_file():
         results = read_results(results_path)
         figure = plot_scores(
