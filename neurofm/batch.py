@@ -1,4 +1,4 @@
-"""What models see: Batch, Tokens, Embedding, Pairs, and the roles that pass them on.
+"""What models see: Batch, Tokens, Embedding, Pairs, Contexts, and the roles that pass them on.
 
 Masks are True where there is data. A padded channel has kind -1, mask False and zeros elsewhere; a
 channel that a recording lacks is never silently filled with zeros.
@@ -162,6 +162,31 @@ class Pairs(_Movable):
         return len(self.y)
 
 
+@dataclass(frozen=True)
+class Contexts(_Movable):
+    """What voxels answered to a few stimuli, and to others: what in-context encoders learn from.
+
+    The batch axis is the voxel: each has stimuli of its own.
+
+    Args:
+        stimulus: Unit-norm features of the context.
+        response: z-scored answers to them.
+        query: Features of the stimuli that are asked for.
+        y: Answers to those.
+        weights: Of the linear model that the voxel was made by, or that was fitted to all that is
+            known of it; the bias last. None where there is none.
+    """
+
+    stimulus: Float[Tensor, "batch item feature"]
+    response: Float[Tensor, "batch item"]
+    query: Float[Tensor, "batch query feature"]
+    y: Float[Tensor, "batch query"]
+    weights: Float[Tensor, "batch weight"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
 @runtime_checkable
 class Tokenizer(Protocol):
     """Turns a batch into tokens. Optional: `decode(tokens, batch) -> batch channel time`."""
@@ -204,6 +229,17 @@ class ResponseModel(Protocol):
 
     def respond(self, stimulus: Tensor, *, subject: Tensor | None = None) -> Tensor:
         """batch channel, or batch channel time, from `Pairs.stimulus` and `Pairs.subject`"""
+        ...
+
+
+@runtime_checkable
+class ContextEncoder(Protocol):
+    """Turns what a voxel answered to a few stimuli into its linear encoding model."""
+
+    n_features: int
+
+    def forward(self, stimulus: Tensor, response: Tensor, mask: Tensor | None = None) -> Tensor:
+        """batch weight, the bias last, from `Contexts.stimulus` and `Contexts.response`"""
         ...
 
 

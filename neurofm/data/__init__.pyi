@@ -75,4 +75,9 @@ from .views import ShiftFrequency as ShiftFrequency
 from .views import mirrored_classes as mirrored_classes
 from .views import mirrored_names as mirrored_names
 from .views import shift_frequency as shift_frequency
+from .voxel_data import VoxelData as VoxelData
+from .voxel_data import VoxelLoader as VoxelLoader
+from .voxel_sources import MeasuredVoxels as MeasuredVoxels
+from .voxel_sources import SimulatedVoxels as SimulatedVoxels
+from .voxel_sources import SyntheticVoxels as SyntheticVoxels
 from .windows import Windows as Windows

@@ -22,6 +22,7 @@ from neurofm.evaluate.classical import (
 from neurofm.evaluate.equal_priors import EqualPriors
 from neurofm.evaluate.erp_features import FeatureClassifier, WindowFeatures
 from neurofm.evaluate.fold import predict_fold, refuse_seen_people
+from neurofm.evaluate.in_context import ContextScore, context_curve
 from neurofm.evaluate.model_classifier import ModelClassifier
 from neurofm.evaluate.probing import LinearProbe, RidgeProbe
 from neurofm.evaluate.protocol import (
@@ -39,6 +40,7 @@ from neurofm.evaluate.suites import Suite, nested_share
 __all__ = [
     "Aligned",
     "BraindecodeClassifier",
+    "ContextScore",
     "EqualPriors",
     "FeatureClassifier",
     "FoldScores",
@@ -51,6 +53,7 @@ __all__ = [
     "WindowPipeline",
     "band_power_svm",
     "compare",
+    "context_curve",
     "cross_validate",
     "csp_lda",
     "entropy_lda",

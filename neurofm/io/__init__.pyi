@@ -3,6 +3,7 @@ from .annotations import AnnotatedReader as AnnotatedReader
 from .arrays import ArrayReader as ArrayReader
 from .bids import BIDSReader as BIDSReader
 from .braindecode_weights import load_braindecode as load_braindecode
+from .checkpoint import load_context_encoder as load_context_encoder
 from .checkpoint import load_model as load_model
 from .checkpoint import load_tokenizer as load_tokenizer
 from .checkpoint import read_card as read_card
@@ -62,6 +63,8 @@ from .simulated.synthetic_oddball import simulate_oddball as simulate_oddball
 from .simulated.synthetic_seeg import SyntheticSEEGReader as SyntheticSEEGReader
 from .simulated.synthetic_seeg import WordTruth as WordTruth
 from .simulated.synthetic_seeg import simulate_words as simulate_words
+from .simulated.tuning import TunedVoxels as TunedVoxels
+from .simulated.tuning import TunedWorld as TunedWorld
 from .sources.dipole_signs import align_signs as align_signs
 from .sources.parcel_reader import ParcelReader as ParcelReader
 from .sources.parcel_reader import save_template as save_template

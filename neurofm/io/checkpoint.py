@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from neurofm import cards
-from neurofm.batch import BrainModel, Tokenizer
+from neurofm.batch import BrainModel, ContextEncoder, Tokenizer
 from neurofm.contract import Contract
 from neurofm.io.adapters import BASE, plain_state
 from neurofm.io.expectations import built_for, contract_of, expect
@@ -170,6 +170,23 @@ def load_tokenizer(
     if not isinstance(found, Tokenizer):
         raise ValueError(f"{name}: holds a {type(found).__name__}, which has no tokenizer.")
     return found
+
+
+@cards.callable_from_cards
+def load_context_encoder(
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    trusted: tuple[str, ...] = ("neurofm",),
+) -> ContextEncoder:
+    """An in-context encoder of voxels by card, file or run, as `load_model`."""
+    found = _load(name, weights=weights, tokenizer=None, trusted=trusted)
+    if not hasattr(found, "read_voxels"):
+        raise ValueError(
+            f"{name}: holds a {type(found).__name__}, which reads no encoding models from contexts "
+            "(it cannot `read_voxels`). Load a brain model with load_model."
+        )
+    return cast(ContextEncoder, found)
 
 
 def _inherit(tokenizer: nn.Module, model: nn.Module, *, where: str) -> None:

@@ -12,7 +12,9 @@ stimulus; weight = one per feature, then the bias.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -194,7 +196,7 @@ class BraInCoRL(nn.Module):
         for given, answers, mask in self._parts(stimulus, response, max_bytes):
             x, scale, seen = self.start(given, answers, mask)
             layers = []
-            for block in self.blocks:
+            for block in cast(Iterable[SetBlock], self.blocks):
                 found = block.attention.weights(block.norm_1(x), scale, seen, only_first=True)
                 layers.append(found[:, 0, self.n_registers :])
                 x = block(x, scale, seen)

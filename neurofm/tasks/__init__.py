@@ -21,6 +21,7 @@ from neurofm.tasks.adaptations.adapter_files import load_adapters, save_adapters
 from neurofm.tasks.base import Task
 from neurofm.tasks.decode import Decode
 from neurofm.tasks.decode_views import DecodeViews
+from neurofm.tasks.encode_in_context import EncodeInContext, weight_loss
 from neurofm.tasks.federated import Federated, federated_mean
 from neurofm.tasks.pretrain import Pretrain
 from neurofm.tasks.retrieve import Retrieve, search_scores
@@ -32,6 +33,7 @@ __all__ = [
     "Decode",
     "DecodeViews",
     "DoRA",
+    "EncodeInContext",
     "Federated",
     "Full",
     "IA3",
@@ -55,4 +57,5 @@ __all__ = [
     "search_scores",
     "trained_parameters",
     "units",
+    "weight_loss",
 ]
