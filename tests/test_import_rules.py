@@ -23,7 +23,7 @@ LEVELS: dict[str, float] = {
     **dict.fromkeys(("models", "readouts"), 4),
     **dict.fromkeys(("objectives", "interpret"), 5),
     **dict.fromkeys(("tasks", "stimuli"), 6),
-    **dict.fromkeys(("evaluate", "report", "live"), 7),
+    **dict.fromkeys(("evaluate", "report", "live", "reconstruct"), 7),
     "cli": 8,
 }
 NEVER = {unit: {"data", "io"} for unit in ("models", "readouts", "objectives", "interpret")}
