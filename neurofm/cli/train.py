@@ -21,7 +21,6 @@ from rich.console import Console
 from neurofm import cards
 from neurofm.cli.cards import question
 from neurofm.cli.run_folder import Predictions, RunRecord, WholeCheckpoints
-from neurofm.data.module import BrainData
 from neurofm.io.tensors import read_checkpoint
 from neurofm.tasks import Task
 
@@ -87,7 +86,7 @@ class Cli(LightningCLI):
         """The recipe's trainer, with the run record, predictions and whole checkpoints added."""
         seed = self._get(self.config_init, "seed_everything")
         asked = self._get(self.config_init, "trainer")
-        self.trainer_defaults["callbacks"] = _callbacks(asked)
+        self.trainer_defaults["callbacks"] = _callbacks(asked, self.model.best)
         trainer = super().instantiate_trainer(**kwargs)
         recipes = self.config[self.subcommand].get("config") or []
         asks = [text for recipe in recipes if "?" in (text := question(Path(str(recipe))))]
@@ -116,7 +115,7 @@ class Bar(RichProgressBar):
         return {name: value for name, value in found.items() if name != "v_num"}
 
 
-def _callbacks(asked: Any) -> list[Callback]:
+def _callbacks(asked: Any, best: tuple[str, str]) -> list[Callback]:
     """Progress and checkpoints, unless the recipe switches them off or brings its own bar."""
     callbacks: list[Callback] = []
     bars = [item for item in asked.get("callbacks") or [] if isinstance(item, ProgressBar)]
@@ -126,7 +125,8 @@ def _callbacks(asked: Any) -> list[Callback]:
         callbacks.append(
             ModelCheckpoint(
                 filename="best",
-                monitor="validate/loss",
+                monitor=best[0],
+                mode=best[1],
                 save_last=True,
                 enable_version_counter=False,
             )
@@ -188,7 +188,7 @@ def main(argv: list[str]) -> int:
 def _run(words: list[str], name: str) -> None:
     cli = Cli(
         Task,
-        BrainData,
+        lightning.LightningDataModule,
         subclass_mode_model=True,
         subclass_mode_data=True,
         parser_class=Parser,

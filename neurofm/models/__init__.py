@@ -19,10 +19,13 @@ from neurofm.models.meg_gpt import MegGPT
 from neurofm.models.mirepnet import MIRepNet
 from neurofm.models.mvcnet import MVCNet
 from neurofm.models.patch_transformer import PatchTransformer
+from neurofm.models.response_model import CoreReadout
 from neurofm.models.semantic_readout import Localiser, SemanticReadout
 from neurofm.models.spdnet import SPDNet
 from neurofm.models.tfm import TFMEncoder
 from neurofm.models.transformer_brain_encoder import TransformerBrainEncoder, ensemble_weights
+from neurofm.models.tribe import Tribe
+from neurofm.models.visual_cores import ConvCore, FrozenCore, LanguageCore, VisionGrid, map_size
 from neurofm.models.voxel_weights import VoxelWeights, check_unit_norm, predict_each
 
 __all__ = [
@@ -31,6 +34,8 @@ __all__ = [
     "BraindecodeModel",
     "BraInCoRL",
     "BrainOmni",
+    "ConvCore",
+    "CoreReadout",
     "DBConformer",
     "DBConformerHead",
     "DuIn",
@@ -39,10 +44,12 @@ __all__ = [
     "FactorisedReadout",
     "FLEEG",
     "FLEEGClients",
+    "FrozenCore",
     "FunctionalNetwork",
     "ImageBrainModule",
     "GaussianReadout",
     "GlobalLinearReadout",
+    "LanguageCore",
     "LinearReadout",
     "Localiser",
     "MegGPT",
@@ -53,9 +60,12 @@ __all__ = [
     "SemanticReadout",
     "TFMEncoder",
     "TransformerBrainEncoder",
+    "Tribe",
+    "VisionGrid",
     "ensemble_weights",
     "VoxelWeights",
     "check_unit_norm",
     "for_new_subjects",
+    "map_size",
     "predict_each",
 ]

@@ -1,9 +1,9 @@
 """Readouts from feature maps to channels: linear, factorised, Gaussian, global, attention.
 
 Each maps `batch dim height width`, what a core makes of a stimulus, to `batch channel`; the one
-that moves with the image is in `semantic_readout.py`. Where a published parameter is kept inside its
-range by editing it in place, so it is here in training mode; in evaluation mode the same numbers
-come from a clamped copy, and the parameter stays as it is.
+that moves with the image is in `semantic_readout.py`. Where a published parameter is kept inside
+its range by editing it in place, so it is here in training mode; in evaluation mode the same
+numbers come from a clamped copy, and the parameter stays as it is.
 
 Source: Visual-Stream-Modeling (arXiv 2410.14031); neuralpredictors (factorised: Klindt et al.
 2017; Gaussian: Lurz et al. 2021).
@@ -14,7 +14,6 @@ row), -1 to 1 from the centre of the first pixel to that of the last one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,6 @@ from neurofm.nn.draw import draw_windows
 from neurofm.nn.linear import Linear
 from neurofm.shapes import Float
 
-Spread = Literal["full", "uncorrelated", "isotropic"]
 _SIGMA = {"full": (2, 2), "uncorrelated": (1, 2), "isotropic": (1, 1)}
 _EPSILON = 1e-6  # added to the norm of a mask
 _CHUNK = 2048  # channels at a time, so that memory does not grow with them
@@ -167,7 +165,7 @@ class GaussianReadout(nn.Module):
         in_shape: Sequence[int],
         n_channels: int,
         *,
-        spread: Spread = "uncorrelated",
+        spread: str = "uncorrelated",
         mu_range: float = 0.5,
         sigma_range: float = 0.5,
         l1: float = 0.0,
@@ -290,6 +288,6 @@ class AttentionLinearReadout(nn.Module):
         """Responses."""
         check_map(x, self.in_shape, "AttentionLinearReadout")
         weights = self.weights(x)
-        pooled = F.adaptive_avg_pool2d(x, weights.shape[1:])
+        pooled = F.adaptive_avg_pool2d(x, (weights.shape[1], weights.shape[2]))
         seen = torch.einsum("bdhw,bhw->bd", pooled, weights)
         return F.linear(seen, self.features, self.bias)

@@ -7,6 +7,7 @@ Axes: batch token dim, tokens of a grid row by row; query = area, hemisphere or 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class SinePositions(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.half = dim // 2
+        self.width = dim // 2
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "token dim"]:
         """Codes of the tokens of a grid of this size, the same for every image."""
@@ -32,10 +33,10 @@ class SinePositions(nn.Module):
         rows, columns = torch.broadcast_tensors(along[0].unsqueeze(1), along[1].unsqueeze(0))
         return torch.cat([rows, columns], -1).flatten(0, 1)
 
-    def _line(self, n: int, x: Tensor) -> Float[Tensor, "place half"]:
+    def _line(self, n: int, x: Tensor) -> Float[Tensor, "place feature"]:
         place = torch.arange(1, n + 1, dtype=x.dtype, device=x.device) / (n + 1e-6) * 2 * math.pi
-        j = torch.arange(self.half, dtype=x.dtype, device=x.device)
-        angle = place.unsqueeze(1) / 10000 ** (2 * torch.floor(j / 2) / self.half)
+        j = torch.arange(self.width, dtype=x.dtype, device=x.device)
+        angle = place.unsqueeze(1) / 10000 ** (2 * torch.floor(j / 2) / self.width)
         return torch.where(j % 2 == 0, angle.sin(), angle.cos())
 
 
@@ -219,3 +220,12 @@ class PlainRoutingLayer(nn.Module):
         target = self.c_proj((dropped @ value).transpose(1, 2).flatten(2))
         target = target + self.dropout(self.feedforward(self.norm3(target)))
         return target, weights.mean(1) if maps else None
+
+
+class Routing(nn.Module):
+    """Layers of queries, one after the other, and the norm of what the last one gathered."""
+
+    def __init__(self, layers: Sequence[nn.Module], norm: nn.LayerNorm | None) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm

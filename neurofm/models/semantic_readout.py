@@ -11,7 +11,7 @@ Axes: batch dim height width; channel = voxel; guide = feature of the small map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -216,9 +216,9 @@ class SemanticReadout(nn.Module):
         parts = []
         for start in starts:
             chosen = slice(start, start + self.chunk)
-            given = (by[:, chosen], self.features[chosen], *(m[chosen] for m in masks), *maps)
-            call: Callable[..., Tensor] = _respond
-            parts.append(checkpoint(call, *given, use_reentrant=False) if again else call(*given))
+            part = (by[:, chosen], self.features[chosen], *(m[chosen] for m in masks), *maps)
+            found = checkpoint(_respond, *part, use_reentrant=False) if again else _respond(*part)
+            parts.append(found)
         return torch.cat(parts, 1) + self.bias
 
     @staticmethod

@@ -2,9 +2,9 @@
 
 A frozen network makes a grid of features of an image. One learned query per area (or hemisphere,
 or vertex) gathers features from wherever they are by cross-attention; a linear map per hemisphere
-reads vertices out of what the query of their area has gathered. Where a query looked is the explanation
-(`attention`). Two routers without attention are the baselines of the paper: a fixed receptive field
-for each query, and a convolution with a linear map.
+reads vertices out of what the query of their area has gathered. Where a query looked is the
+explanation (`attention`). Two routers without attention are the baselines of the paper: a fixed
+receptive field for each query, and a convolution with a linear map.
 
 Source: Adeli et al. 2025 (arXiv 2505.17329), Hosseinadeli/transformer_brain_encoder; written from a
 description of it.
@@ -16,7 +16,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from neurofm.models.routing_layers import (
     LearnedPositions,
     Memory,
     PlainRoutingLayer,
+    Routing,
     RoutingLayer,
     SinePositions,
 )
@@ -34,8 +34,6 @@ from neurofm.models.transformer_brain_names import ALGONAUTS, rename
 from neurofm.nn.linear import Linear
 from neurofm.shapes import Bool, Float
 
-Queries = Literal["rois_all", "voxels", "hemis"]
-Router = Literal["transformer", "custom_transformer", "spatial_feature", "linear"]
 _CONV = 256  # features of the linear baseline's convolution
 
 
@@ -90,8 +88,8 @@ class TransformerBrainEncoder(nn.Module):
         n_right: int,
         *,
         rois: Sequence[str] = ALGONAUTS,
-        queries: Queries = "rois_all",
-        router: Router = "transformer",
+        queries: str = "rois_all",
+        router: str = "transformer",
         n_features: int | None = None,
         grid: Sequence[int] = (31, 31),
         stride: int = 3,
@@ -103,7 +101,7 @@ class TransformerBrainEncoder(nn.Module):
         memory_layer: int = -1,
         dropout: float = 0.1,
         pre_norm: bool = True,
-        positions: Literal["sine", "learned"] = "sine",
+        positions: str = "sine",
         penalty_factor: float = 0.02,
         backbone: nn.Module | None = None,
     ) -> None:
@@ -165,9 +163,7 @@ class TransformerBrainEncoder(nn.Module):
             else RoutingLayer(dim, heads, hidden, **how)  # type: ignore[arg-type]
             for _ in range(decoder_layers)
         ]
-        self.routing = nn.ModuleDict({"layers": nn.ModuleList(layers)})
-        if not custom:
-            self.routing["norm"] = nn.LayerNorm(dim)
+        self.routing = Routing(layers, None if custom else nn.LayerNorm(dim))
         for part in (self.memory, self.routing):
             for parameter in () if part is None else part.parameters():
                 if parameter.ndim > 1:
@@ -213,6 +209,12 @@ class TransformerBrainEncoder(nn.Module):
                 )
         self.left_masks.copy_(left)
         self.right_masks.copy_(right)
+
+    @property
+    def needs_regions(self) -> bool:
+        """Whether it has not been said yet which vertices belong to which area."""
+        masks = self._buffers.get("left_masks")
+        return masks is not None and not bool(masks.any() | self.right_masks.any())
 
     def take_regions(self, names: Sequence[str]) -> None:
         """The same from one name per channel; empty = the last area, "EBA+FBA-1" = both.
@@ -269,20 +271,14 @@ class TransformerBrainEncoder(nn.Module):
             return Routed(None, self.left(flat), self.right(flat), ())
         tokens, seen = self._gather(grid, maps)
         split = self.n_left if self.mode == "voxels" else len(self.rois)
-        sides = tokens[:, :split], tokens[:, split:]
+        sides, heads = (tokens[:, :split], tokens[:, split:]), (self.left, self.right)
         if self.mode == "voxels":
-            left, right = (_own(side, h) for side, h in zip(sides, self._heads, strict=True))
+            left, right = (_own(side, h) for side, h in zip(sides, heads, strict=True))
         else:
-            left, right = (
-                h(side).transpose(1, 2) for side, h in zip(sides, self._heads, strict=True)
-            )
+            left, right = (h(side).transpose(1, 2) for side, h in zip(sides, heads, strict=True))
             if self.mode == "hemis":
                 left, right = left[..., 0], right[..., 0]
         return Routed(tokens, left, right, seen)
-
-    @property
-    def _heads(self) -> tuple[Linear, Linear]:
-        return self.left, self.right
 
     def _gather(self, grid: Tensor, maps: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         if self.router == "spatial_feature":
@@ -298,12 +294,12 @@ class TransformerBrainEncoder(nn.Module):
             memory = self.memory(memory, positions)
         target = memory.new_zeros(len(grid), *self.queries.shape)
         seen = []
-        for layer in self.routing["layers"]:  # type: ignore[union-attr]
+        for layer in self.routing.layers:
             target, weights = layer(target, self.queries, memory, positions, maps=maps)
             if weights is not None:
                 seen.append(weights.unflatten(2, grid.shape[2:]))
-        if "norm" in self.routing:
-            target = self.routing["norm"](target)
+        if self.routing.norm is not None:
+            target = self.routing.norm(target)
         return target, tuple(seen)
 
     def vertices(self, routed: Routed) -> Float[Tensor, "batch channel"]:
@@ -314,7 +310,7 @@ class TransformerBrainEncoder(nn.Module):
         """
         if routed.left.ndim == 2:
             return torch.cat([routed.left, routed.right], 1)
-        if not bool(self.left_masks.any() | self.right_masks.any()):
+        if self.needs_regions:
             raise ValueError(
                 "TransformerBrainEncoder: nothing says which vertices belong to which area. Call "
                 "set_regions with the masks of this person, or take_regions with a name per vertex."
@@ -340,7 +336,7 @@ class TransformerBrainEncoder(nn.Module):
 
     def penalty(self) -> Float[Tensor, ""]:
         """What is added to the loss: of the linear baseline, the norms of its heads."""
-        parts = [p.norm() for head in self._heads for p in (head.weight, head.bias)]
+        parts = [p.norm() for head in (self.left, self.right) for p in (head.weight, head.bias)]
         total = torch.stack(parts).sum()
         return self.penalty_factor * total if self.router == "linear" else 0.0 * total
 

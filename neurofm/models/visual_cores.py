@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,7 @@ class VisionGrid(nn.Module):
         path: str,
         *,
         block: int = -1,
-        features: Literal["query", "output"] = "query",
+        features: str = "query",
         weights: bool = True,
     ) -> None:
         super().__init__()
@@ -187,9 +187,9 @@ class VisionGrid(nn.Module):
 class _Resized(nn.Module):
     """Calls a network so that it takes images of another size than it was trained on."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: Any) -> None:
         super().__init__()
-        self.network = network
+        self.network: Any = network
 
     def forward(self, image: Tensor) -> Any:
         size = self.network.config.image_size

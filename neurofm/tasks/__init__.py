@@ -21,6 +21,7 @@ from neurofm.tasks.adaptations.adapter_files import load_adapters, save_adapters
 from neurofm.tasks.base import Task
 from neurofm.tasks.decode import Decode
 from neurofm.tasks.decode_views import DecodeViews
+from neurofm.tasks.encode import Encode
 from neurofm.tasks.encode_in_context import EncodeInContext, weight_loss
 from neurofm.tasks.federated import Federated, federated_mean
 from neurofm.tasks.pretrain import Pretrain
@@ -33,6 +34,7 @@ __all__ = [
     "Decode",
     "DecodeViews",
     "DoRA",
+    "Encode",
     "EncodeInContext",
     "Federated",
     "Full",

@@ -23,7 +23,6 @@ import lightning
 import torch
 from torch import Tensor, nn
 
-from neurofm.batch import Batch
 from neurofm.cards import build, spec_of
 from neurofm.data.audit import Leak, find_overlap
 from neurofm.data.columns import seen_in
@@ -52,6 +51,8 @@ class Task(lightning.LightningModule):
         warmup: Fraction of all steps spent rising from a tenth of the peak.
         final_lr: Learning rate at the end, as a fraction of the peak.
     """
+
+    best = ("validate/loss", "min")  # by which the command line keeps the best epoch
 
     def __init__(
         self,
@@ -117,11 +118,11 @@ class Task(lightning.LightningModule):
         if found is not None and self._subject is not None:
             check_data(self._subject, found)
 
-    def step(self, batch: Batch, stage: str) -> Tensor:
+    def step(self, batch: Any, stage: str) -> Tensor:
         """Loss of one batch; logs what is worth a curve as `stage/name`."""
         raise TypeError(f"{type(self).__name__} must define step(batch, stage).")
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Loss of a training batch.
 
         Raises:
@@ -133,7 +134,7 @@ class Task(lightning.LightningModule):
         return loss
 
     @contextmanager
-    def _named(self, batch: Batch) -> Iterator[None]:
+    def _named(self, batch: Any) -> Iterator[None]:
         """Say which windows hold NaN or infinite samples if a model refuses them."""
         try:
             yield
@@ -143,7 +144,7 @@ class Task(lightning.LightningModule):
                 raise
             raise ValueError(f"{error} The windows: {some(damaged)}.") from error
 
-    def _stop(self, step: int, batch: Batch) -> None:
+    def _stop(self, step: int, batch: Any) -> None:
         data = getattr(self.trainer, "datamodule", None)
         begin = f"{type(self).__name__}: the loss of step {step} is NaN or infinite"
         damaged = windows_of(batch, data, damaged=True)
@@ -158,7 +159,7 @@ class Task(lightning.LightningModule):
             f"{self.lr:g} or with trainer.gradient_clip_val."
         )
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log the scores of a validation batch."""
         with self._same_draws(batch_idx), self._named(batch):
             self.step(batch, "validate")
@@ -207,12 +208,12 @@ class Task(lightning.LightningModule):
                 f"{type(self).__name__} {what} data seen in training: {leak}.", stacklevel=3
             )
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log the scores of a test batch."""
         with self._same_draws(batch_idx), self._named(batch):
             self.step(batch, "test")
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Any:
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """Tasks that predict nothing say so."""
         raise ValueError(f"{type(self).__name__} predicts no labels; use a recipe of Decode.")
 
@@ -324,8 +325,7 @@ class Task(lightning.LightningModule):
                 f"smaller lr than {self.lr:g} or with trainer.gradient_clip_val."
             )
         spec = spec_of(self)
-        checkpoint["task"] = spec["class_path"]
-        checkpoint["hyper_parameters"] = spec["init_args"]
+        checkpoint |= {"task": spec["class_path"], "hyper_parameters": spec["init_args"]}
         if self._subject is not None:
             checkpoint["card"] = card_of(self._subject)
         if self._seen_tensor is None and len(Seen.of(self)):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurofm.batch import Batch
+from neurofm.batch import Batch, Pairs
 from neurofm.nn.processes import all_reduce
 
 NAMED = 3  # windows listed in a message
@@ -22,7 +22,7 @@ NAMED = 3  # windows listed in a message
 @dataclass(frozen=True)
 class _Step:
     number: int
-    batch: Batch
+    batch: Batch | Pairs
     bad: Tensor
     arrived: Any
 
@@ -34,11 +34,11 @@ class Guard:
         fail: Called with the number of the step and its batch; raises.
     """
 
-    def __init__(self, fail: Callable[[int, Batch], None]) -> None:
+    def __init__(self, fail: Callable[[int, Any], None]) -> None:
         self._fail = fail
         self._open: _Step | None = None
 
-    def watch(self, loss: Tensor, batch: Batch, step: int) -> None:
+    def watch(self, loss: Tensor, batch: Batch | Pairs, step: int) -> None:
         """Note the loss of a step, and fail for it or, on an accelerator, for the one before."""
         bad = loss.detach().isfinite().logical_not().float()
         all_reduce(bad)
@@ -90,6 +90,15 @@ def windows_of(batch: Batch, data: Any, *, damaged: bool) -> list[str]:
         name = f"recording {number}" if entries is None else entries[number].recording.id
         names.append(f"{name} at {float(batch.onset[i]):g} s")
     return names
+
+
+def damaged_pairs(batch: Pairs) -> list[str]:
+    """Stimulus and person of the pairs with NaN or infinite values."""
+    finite = batch.stimulus.isfinite().flatten(1).all(1)
+    mask = batch.mask.view(*batch.mask.shape, *[1] * (batch.y.ndim - 2))
+    finite &= (batch.y.isfinite() | ~mask).flatten(1).all(1)
+    pairs = zip(batch.index[~finite].tolist(), batch.subject[~finite].tolist(), strict=True)
+    return [f"stimulus {index} of person {person}" for index, person in pairs]
 
 
 def some(names: list[str]) -> str:
