@@ -27,6 +27,13 @@ from .preparing.keys import store_folder as store_folder
 from .preparing.preparation import Prepared as Prepared
 from .preparing.preparation import prepare_recording as prepare_recording
 from .preparing.prepare import prepare_corpus as prepare_corpus
+from .response_data import PairLoader as PairLoader
+from .response_data import ResponseData as ResponseData
+from .response_pairs import averaged as averaged
+from .response_pairs import refuse_shared_stimuli as refuse_shared_stimuli
+from .response_pairs import same_stimuli as same_stimuli
+from .response_pairs import split_trials as split_trials
+from .response_pairs import standardized as standardized
 from .rows import Row as Row
 from .rows import Split as Split
 from .rows import overlapping as overlapping
@@ -77,7 +84,13 @@ from .views import mirrored_names as mirrored_names
 from .views import shift_frequency as shift_frequency
 from .voxel_data import VoxelData as VoxelData
 from .voxel_data import VoxelLoader as VoxelLoader
+from .voxel_files import FolderVoxels as FolderVoxels
+from .voxel_files import read_people as read_people
+from .voxel_files import shared_stimuli as shared_stimuli
+from .voxel_files import write_person as write_person
 from .voxel_sources import MeasuredVoxels as MeasuredVoxels
 from .voxel_sources import SimulatedVoxels as SimulatedVoxels
 from .voxel_sources import SyntheticVoxels as SyntheticVoxels
+from .voxel_sources import shown as shown
+from .voxel_sources import shown_apart as shown_apart
 from .windows import Windows as Windows

@@ -48,7 +48,7 @@ def layer_sites(model: nn.Module) -> list[str]:
 
 
 def layer_features(
-    model: nn.Module | Network | str | Path,
+    model: Any,
     stimuli: Any,
     sites: Sequence[str] | None = None,
     *,

@@ -94,8 +94,8 @@ class Preparation:
             size=both,
             shortest=size.get("shortest_edge"),
             crop=(cut["height"], cut["width"]) if "height" in cut else square,
-            mean=tuple(config["image_mean"]) if normalize else (0.0, 0.0, 0.0),
-            std=tuple(config["image_std"]) if normalize else (1.0, 1.0, 1.0),
+            mean=tuple(map(float, config["image_mean"])) if normalize else (0.0, 0.0, 0.0),
+            std=tuple(map(float, config["image_std"])) if normalize else (1.0, 1.0, 1.0),
             mode=_MODES.get(resample, "bicubic"),
         )
 

@@ -13,7 +13,7 @@ from neurofm.shapes import Float
 
 
 def mel_spectrogram(
-    sound: Float[np.ndarray, " sample"],
+    sound: np.ndarray,
     sfreq: float | int,
     *,
     frame_hz: float | int = 100.0,
@@ -56,7 +56,7 @@ def mel_spectrogram(
 
 
 def envelope(
-    sound: Float[np.ndarray, " sample"],
+    sound: np.ndarray,
     sfreq: float | int,
     *,
     frame_hz: float | int = 100.0,
@@ -77,11 +77,11 @@ def envelope(
     return (loud**exponent).astype(np.float32)
 
 
-def _frames(n: int, sfreq: float, frame_hz: float) -> int:
+def _frames(n: int, sfreq: float | int, frame_hz: float | int) -> int:
     return int(np.floor((n - 1) / sfreq * frame_hz + 1e-9)) + 1
 
 
-def _check(sound: np.ndarray, sfreq: float, frame_hz: float, where: str) -> None:
+def _check(sound: np.ndarray, sfreq: float | int, frame_hz: float | int, where: str) -> None:
     sound = np.asarray(sound)
     if sound.ndim != 1 or len(sound) < 2 or not np.isfinite(sound).all():
         raise ValueError(

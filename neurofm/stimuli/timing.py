@@ -10,7 +10,6 @@ Axes: time feature; stimulus = event. Seconds, Hz.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 
@@ -83,7 +82,7 @@ def downsample(
     n_times: int,
     tr_s: float | int,
     *,
-    how: Literal["lanczos", "mean", "sum"] = "lanczos",
+    how: str = "lanczos",
     lobes: int = 3,
 ) -> Float[np.ndarray, "time feature"]:
     """Features of moments, or of words, to one row per volume.
