@@ -25,6 +25,7 @@ from miniatures import (
     make_table,
     write_raw,
 )
+from response_miniatures import make_bold5000, make_nsd, make_things_fmri, make_things_meg
 
 from neurofm import cards
 from neurofm.cli import main
@@ -133,6 +134,10 @@ MAKERS: dict[str, Callable[[Plan], None]] = {
     "MatReader": make_mat,
     "BIDSReader": make_bids,
     "FMRIReader": make_images,
+    "NSDReader": make_nsd,
+    "ThingsFMRIReader": make_things_fmri,
+    "ThingsMEGReader": make_things_meg,
+    "BOLD5000Reader": make_bold5000,
 }
 
 

@@ -43,6 +43,11 @@ from .rdms import describe_rdms as describe_rdms
 from .rdms import read_rdms as read_rdms
 from .readers import FolderReader as FolderReader
 from .readers import TableReader as TableReader
+from .responses.bold5000 import BOLD5000Reader as BOLD5000Reader
+from .responses.nsd import NSDReader as NSDReader
+from .responses.things import ThingsFMRIReader as ThingsFMRIReader
+from .responses.things import ThingsMEGReader as ThingsMEGReader
+from .responses.trials import ResponseReader as ResponseReader
 from .seen import Seen as Seen
 from .simulated.picture_fmri import PictureFmriTruth as PictureFmriTruth
 from .simulated.picture_fmri import SyntheticPictureFMRIReader as SyntheticPictureFMRIReader
@@ -60,6 +65,7 @@ from .simulated.synthetic_meeg import simulate_meeg as simulate_meeg
 from .simulated.synthetic_oddball import OddballTruth as OddballTruth
 from .simulated.synthetic_oddball import SyntheticOddballReader as SyntheticOddballReader
 from .simulated.synthetic_oddball import simulate_oddball as simulate_oddball
+from .simulated.synthetic_parcels import SyntheticParcelReader as SyntheticParcelReader
 from .simulated.synthetic_seeg import SyntheticSEEGReader as SyntheticSEEGReader
 from .simulated.synthetic_seeg import WordTruth as WordTruth
 from .simulated.synthetic_seeg import simulate_words as simulate_words
