@@ -22,6 +22,7 @@ from torch import Tensor
 
 from neurofm.batch import Batch
 from neurofm.data.module import BrainData
+from neurofm.data.response_data import ResponseData
 from neurofm.tasks import trained_parameters
 
 PACKAGES = ("neurofm", "torch", "lightning", "mne", "numpy", "scipy", "braindecode")
@@ -100,6 +101,13 @@ class RunRecord(Callback):
                 },
             }
             record["datasets"] = data.datasets
+        if isinstance(data, ResponseData) and data.tables:
+            sides = {
+                side: sorted({data.names[i] for i in table.stimulus.tolist()})
+                for side, table in data.tables.items()
+            }
+            record["split"] = {"name": f"by {data.split_by}", **sides}
+            record["datasets"] = [data.dataset]
         record |= more
         temporary = file.with_suffix(".tmp")
         temporary.write_text(json.dumps(record, indent=1))

@@ -119,6 +119,10 @@ class PairLoader:
             rows = np.resize(plan[step], share * world)[rank * share : (rank + 1) * share]
             yield self.table.batch(rows)
 
+    def finish(self) -> None:
+        """Declare the epoch over, although batches are left (`limit_train_batches`)."""
+        self._position = len(self)
+
     def state_dict(self) -> dict[str, int]:
         """Epoch and number of batches given out in it."""
         return {"epoch": self.epoch, "position": self._position}

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from neurofm.cards import build, spec_of
 from neurofm.data.audit import Leak, find_overlap
 from neurofm.data.columns import seen_in
-from neurofm.data.module import BatchLoader
+from neurofm.data.loader import BatchLoader
+from neurofm.data.response_data import PairLoader
 from neurofm.data.rows import Row
 from neurofm.io.seen import Seen, union
 from neurofm.io.tensors import read_checkpoint, seen_from, seen_tensor
@@ -38,6 +39,7 @@ from neurofm.tasks.idle import idle_parameters
 log = logging.getLogger(__name__)
 Rate = tuple[nn.Module | Sequence[nn.Parameter], float]
 Curve = Callable[[int], float]
+_LOADERS = (BatchLoader, PairLoader)  # that resume anywhere
 
 
 class Task(lightning.LightningModule):
@@ -66,8 +68,7 @@ class Task(lightning.LightningModule):
     ) -> None:
         super().__init__()
         self.lr, self.weight_decay, self.eps = lr, weight_decay, eps
-        self.betas = (betas[0], betas[1])
-        self.warmup, self.final_lr = warmup, final_lr
+        self.warmup, self.final_lr, self.betas = warmup, final_lr, (betas[0], betas[1])
         self.seen = Seen()
         self._seen_tensor: Tensor | None = None
         self._resume: dict[str, Any] = {}
@@ -220,15 +221,14 @@ class Task(lightning.LightningModule):
     @contextmanager
     def _same_draws(self, batch_idx: int) -> Iterator[None]:
         """The same masks and noise for a batch every time, so that epochs can be compared."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(batch_idx)
             yield
 
     def on_train_epoch_end(self) -> None:
         """Let a checkpoint of this moment continue with the next epoch; call it in subclasses."""
         loader = self.trainer.train_dataloader
-        if isinstance(loader, BatchLoader):
+        if isinstance(loader, _LOADERS):
             loader.finish()
 
     def record(self, values: dict[str, Tensor], *, stage: str, size: int, bar: str = "") -> None:
@@ -339,7 +339,7 @@ class Task(lightning.LightningModule):
         gathered = {k: gather(state.to(self.device)).cpu() for k, state in random.items()}
         checkpoint["random"] = gathered
         loader = self.trainer.train_dataloader
-        if isinstance(loader, BatchLoader):
+        if isinstance(loader, _LOADERS):
             checkpoint["loader"] = loader.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -385,7 +385,7 @@ class Task(lightning.LightningModule):
         if not resume:
             return
         loader = self.trainer.train_dataloader
-        if isinstance(loader, BatchLoader) and "loader" in resume:
+        if isinstance(loader, _LOADERS) and "loader" in resume:
             loader.load_state_dict(resume["loader"])
         random, rank = resume["random"], place()[0]
         # A process more than there were goes on with the first one's numbers. A copy: torch reads
