@@ -15,6 +15,7 @@ from neurofm.models.feature_map_readouts import (
 )
 from neurofm.models.fleeg import FLEEG, FLEEGClients
 from neurofm.models.functional_network import FunctionalNetwork
+from neurofm.models.gabor_core import GaborCore
 from neurofm.models.meg_gpt import MegGPT
 from neurofm.models.mirepnet import MIRepNet
 from neurofm.models.mvcnet import MVCNet
@@ -25,7 +26,8 @@ from neurofm.models.spdnet import SPDNet
 from neurofm.models.tfm import TFMEncoder
 from neurofm.models.transformer_brain_encoder import TransformerBrainEncoder, ensemble_weights
 from neurofm.models.tribe import Tribe
-from neurofm.models.visual_cores import ConvCore, FrozenCore, LanguageCore, VisionGrid, map_size
+from neurofm.models.vision_networks import VisionGrid, VisionMaps
+from neurofm.models.visual_cores import ConvCore, FrozenCore, LanguageCore, map_size
 from neurofm.models.voxel_weights import VoxelWeights, check_unit_norm, predict_each
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "FrozenCore",
     "FunctionalNetwork",
     "ImageBrainModule",
+    "GaborCore",
     "GaussianReadout",
     "GlobalLinearReadout",
     "LanguageCore",
@@ -62,6 +65,7 @@ __all__ = [
     "TransformerBrainEncoder",
     "Tribe",
     "VisionGrid",
+    "VisionMaps",
     "ensemble_weights",
     "VoxelWeights",
     "check_unit_norm",

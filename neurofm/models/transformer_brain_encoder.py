@@ -62,7 +62,8 @@ class TransformerBrainEncoder(nn.Module):
 
     Args:
         n_left: Vertices of the left hemisphere.
-        n_right: Of the right one.
+        n_right: Of the right one; 0 where channels are not sorted by hemisphere, as voxels of a
+            volume: all then count as left.
         rois: Areas of a hemisphere, the last one for what lies in no other.
         queries: One query per area and hemisphere ("rois_all"; `set_regions` says which vertices
             belong to which), per vertex ("voxels"), or per hemisphere ("hemis").
@@ -112,7 +113,7 @@ class TransformerBrainEncoder(nn.Module):
         self.mode, self.router = queries, router
         self.n_features, self.grid, self.dim = n_features or dim, tuple(grid), dim
         self.penalty_factor = penalty_factor
-        self.loss_parts = (n_left, n_right)  # each hemisphere has a loss, added
+        self.loss_parts = (n_left, n_right)[: 1 + bool(n_right)]  # hemispheres have a loss each
         self.backbone = None if backbone is None else backbone.requires_grad_(False)
         width = dim
         if router == "linear":
@@ -120,7 +121,8 @@ class TransformerBrainEncoder(nn.Module):
             rows, columns = ((n - 1) // stride + 1 for n in self.grid)
             width = _CONV * rows * columns
         else:
-            count = self.n_channels if queries == "voxels" else 2 * len(self.rois)
+            count = len(self.loss_parts) * len(self.rois)
+            count = self.n_channels if queries == "voxels" else count
             self._build_router(count, heads, feedforward, encoder_layers, decoder_layers,
                                memory_layer, dropout, pre_norm, positions)  # fmt: skip
             width = self.n_features if router == "spatial_feature" else dim
@@ -129,7 +131,8 @@ class TransformerBrainEncoder(nn.Module):
                 for name, n in (("left_masks", n_left), ("right_masks", n_right)):
                     masks = torch.full((len(self.rois), n), whole, dtype=torch.bool)
                     self.register_buffer(name, masks)
-        self.left, self.right = Linear(width, n_left), Linear(width, n_right)
+        self.left = Linear(width, n_left)
+        self.right = Linear(width, n_right) if n_right else None
 
     def _build_router(
         self,
@@ -268,17 +271,21 @@ class TransformerBrainEncoder(nn.Module):
         grid = self.features(stimulus)
         if self.router == "linear":
             flat = self.input_proj(grid).flatten(1)
-            return Routed(None, self.left(flat), self.right(flat), ())
+            sides = [flat[:, :0] if h is None else h(flat) for h in (self.left, self.right)]
+            return Routed(None, sides[0], sides[1], ())
         tokens, seen = self._gather(grid, maps)
         split = self.n_left if self.mode == "voxels" else len(self.rois)
-        sides, heads = (tokens[:, :split], tokens[:, split:]), (self.left, self.right)
-        if self.mode == "voxels":
-            left, right = (_own(side, h) for side, h in zip(sides, heads, strict=True))
-        else:
-            left, right = (h(side).transpose(1, 2) for side, h in zip(sides, heads, strict=True))
-            if self.mode == "hemis":
-                left, right = left[..., 0], right[..., 0]
+        left, right = self._say(self.left, tokens[:, :split]), tokens[:, 0, :0]
+        if self.right is not None:
+            right = self._say(self.right, tokens[:, split:])
         return Routed(tokens, left, right, seen)
+
+    def _say(self, head: Linear, tokens: Tensor) -> Tensor:
+        """What each query says of each vertex of a hemisphere, or each vertex's own of it."""
+        if self.mode == "voxels":
+            return (tokens * head.weight).sum(2) + head.bias
+        said = head(tokens).transpose(1, 2)
+        return said[..., 0] if self.mode == "hemis" else said
 
     def _gather(self, grid: Tensor, maps: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         if self.router == "spatial_feature":
@@ -316,7 +323,8 @@ class TransformerBrainEncoder(nn.Module):
                 "set_regions with the masks of this person, or take_regions with a name per vertex."
             )
         sides = ((routed.left, self.left_masks), (routed.right, self.right_masks))
-        return torch.cat([(said * masks.T).sum(2) for said, masks in sides], 1)
+        parts = [s if s.ndim == 2 else (s * masks.T).sum(2) for s, masks in sides]
+        return torch.cat(parts, 1)
 
     def respond(
         self, stimulus: Tensor, *, subject: Tensor | None = None
@@ -336,8 +344,8 @@ class TransformerBrainEncoder(nn.Module):
 
     def penalty(self) -> Float[Tensor, ""]:
         """What is added to the loss: of the linear baseline, the norms of its heads."""
-        parts = [p.norm() for head in (self.left, self.right) for p in (head.weight, head.bias)]
-        total = torch.stack(parts).sum()
+        heads = [head for head in (self.left, self.right) if head is not None]
+        total = torch.stack([p.norm() for head in heads for p in head.parameters()]).sum()
         return self.penalty_factor * total if self.router == "linear" else 0.0 * total
 
     @staticmethod
@@ -374,11 +382,6 @@ def _check(*, queries: str, router: str, positions: str, dim: int, pre_norm: boo
             "TransformerBrainEncoder: the router 'spatial_feature' has queries 'rois_all' or "
             "'voxels' only."
         )
-
-
-def _own(tokens: Float[Tensor, "batch channel dim"], head: Linear) -> Tensor:
-    """The head's answer for each vertex from the token of that vertex."""
-    return (tokens * head.weight).sum(2) + head.bias
 
 
 def ensemble_weights(
