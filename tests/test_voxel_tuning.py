@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -18,6 +22,18 @@ from neurofm.reconstruct import (
     save_part,
 )
 from neurofm.reconstruct.voxel_encoder import augment
+
+
+@pytest.mark.golden
+def test_projection_agrees_with_the_original():
+    path = Path(__file__).with_name("check_golden.py")
+    spec = importlib.util.spec_from_file_location("check_golden", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["check_golden"] = module
+    spec.loader.exec_module(module)
+    lines = module.check(Path(__file__).parent / "golden" / "brainscuba_projection")
+    assert len(lines) == 2 and [line for line in lines if not line.passed] == []
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

@@ -49,7 +49,8 @@ class SmallGenerator(nn.Module):
     ) -> None:
         super().__init__()
         self.autoencoder, self.denoiser, self.drop = autoencoder, denoiser, drop
-        self.schedule = NoiseSchedule(n_steps)
+        # Not the cosine: its last steps leave so little signal that errors grow 10,000 times.
+        self.schedule = NoiseSchedule(n_steps, kind="scaled_linear")
         self.strength, self.guidance, self.steps = strength, guidance, steps
 
     def encode(self, images: Tensor) -> Tensor:
@@ -151,7 +152,9 @@ def train(
         rows = draw(torch.rand, (min(batch_size, n),), generator, learning[0].device)
         value = loss((rows * n).long())
         if not torch.isfinite(value):
-            raise ValueError(f"train: the loss of step {step} is {float(value)}. Lower lr ({lr}).")
+            raise ValueError(
+                f"train: the loss of step {step} is {float(value.detach())}. Lower lr ({lr})."
+            )
         optimizer.zero_grad()
         value.backward()
         nn.utils.clip_grad_norm_(learning, 1.0)
@@ -165,9 +168,9 @@ def train_small_generator(
     vision: Float[Tensor, "stimulus token dim"] | None,
     text: Float[Tensor, "stimulus word dim_"] | None,
     *,
-    autoencoder_steps: int = 400,
-    denoiser_steps: int = 1200,
-    width: int = 64,
+    autoencoder_steps: int = 300,
+    denoiser_steps: int = 600,
+    width: int = 48,
     seed: int = 0,
 ) -> SmallGenerator:
     """An autoencoder and then a diffusion in its latents, from training images alone.
@@ -176,7 +179,9 @@ def train_small_generator(
         images: 0 to 1; never those that will be reconstructed.
         vision: Their tokens; None to do without.
         text: Tokens of their captions; None to do without.
-        width: Of the denoiser; half of it of the autoencoder.
+        autoencoder_steps: Of the optimizer, 32 images each.
+        denoiser_steps: Of the optimizer, 32 images each.
+        width: Of the denoiser; two thirds of it of the autoencoder.
         seed: Of weights, order and noise.
 
     Returns:
@@ -190,7 +195,8 @@ def train_small_generator(
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        autoencoder = SmallAutoencoder(width=width // 2, size=min(images.shape[-1] // 4 * 4, 32))
+        side = min(images.shape[-1] // 4 * 4, 32)
+        autoencoder = SmallAutoencoder(width=2 * width // 3, size=side)
         denoiser = SmallDenoiser(
             autoencoder.channels,
             1 if vision is None else vision.shape[-1],
@@ -219,6 +225,7 @@ def train_small_generator(
         ),
         *(len(images),),
         steps=denoiser_steps,
+        batch_size=32,
         generator=generator,
     )
     made.history = history  # type: ignore[assignment]

@@ -195,8 +195,17 @@ class SmallDenoiser(nn.Module):
         self, vision: Tensor | None, text: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """Learned tokens that say nothing, of these shapes."""
+        self._check(vision, text)
         seen = None if vision is None else self.nothing_seen.expand(vision.shape)
         return seen, None if text is None else self.nothing_said.expand(text.shape)
+
+    def _check(self, vision: Tensor | None, text: Tensor | None) -> None:
+        for name, tokens, dim in zip(("vision", "text"), (vision, text), self.dims, strict=True):
+            if tokens is not None and tokens.shape[-1] != dim:
+                raise ValueError(
+                    f"SmallDenoiser: {name} tokens of {tokens.shape[-1]} features, it was built "
+                    f"for {dim}. Predict the tokens that the generator was trained with."
+                )
 
     def forward(
         self,
@@ -206,12 +215,7 @@ class SmallDenoiser(nn.Module):
         text: Float[Tensor, "batch word dim_"] | None = None,
     ) -> Float[Tensor, "batch channel height width"]:
         """The noise in `z` at step `t`."""
-        for name, tokens, dim in zip(("vision", "text"), (vision, text), self.dims, strict=True):
-            if tokens is not None and tokens.shape[-1] != dim:
-                raise ValueError(
-                    f"SmallDenoiser: {name} tokens of {tokens.shape[-1]} features, it was built "
-                    f"for {dim}. Predict the tokens that the generator was trained with."
-                )
+        self._check(vision, text)
         time = self.time(time_features(t, self.width))
         fine = self.attend[0](
             self.blocks[0](self.enter(z) + self.place, time), vision, text, self.mixing
