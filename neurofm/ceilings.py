@@ -21,6 +21,9 @@ from neurofm.metrics import pearson_r
 from neurofm.shapes import Float
 
 
+_AT_ONCE = 512  # channels
+
+
 @dataclass(frozen=True)
 class Ceiling:
     """A noise ceiling for every channel.
@@ -142,18 +145,12 @@ def split_half(
             f"split_half: {len(several)} stimuli were shown twice or more; a correlation over "
             "stimuli needs at least 3."
         )
-    rng = np.random.default_rng(seed)
-    trials = [np.flatnonzero(codes == code) for code in several]
-    total = np.zeros(rows.shape[1])
-    for _ in range(n_splits):
-        halves = np.zeros((2, len(several), rows.shape[1]))
-        for i, own in enumerate(trials):
-            order = rng.permutation(own)
-            half = len(own) // 2
-            halves[0, i] = rows[order[:half]].mean(0)
-            halves[1, i] = rows[order[half : 2 * half]].mean(0)
-        total += pearson_r(halves[0].T, halves[1].T)
-    r = total / n_splits
+    r = np.concatenate(
+        [
+            _half_correlation(rows[:, start : start + _AT_ONCE], codes, counts, n_splits, seed)
+            for start in range(0, rows.shape[1], _AT_ONCE)
+        ]
+    )
     used = 2 * (counts[several] // 2)
     n = float(1 / (1 / used).mean())
     fraction = np.clip(spearman_brown(r), 0, 1)
@@ -167,6 +164,28 @@ def split_half(
         n_single=int((counts == 1).sum()),
         n_averaged=n,
     )
+
+
+def _half_correlation(
+    rows: np.ndarray, codes: np.ndarray, counts: np.ndarray, n_splits: int, seed: int
+) -> Float[np.ndarray, " channel"]:
+    """Mean over splits of the correlation of both halves; the same splits for all channels."""
+    rng = np.random.default_rng(seed)
+    half = counts // 2
+    start = np.cumsum(counts) - counts
+    place = np.arange(len(codes)) - np.repeat(start, counts)  # among a stimulus's presentations
+    own = np.repeat(half, counts)
+    several = half > 0
+    first = np.cumsum(half[several]) - half[several]
+    total = np.zeros(rows.shape[1])
+    for _ in range(n_splits):
+        order = np.lexsort((rng.random(len(codes)), codes))
+        one, two = (
+            np.add.reduceat(rows[order[kept]], first) / half[several, None]
+            for kept in (place < own, (place >= own) & (place < 2 * own))
+        )
+        total += pearson_r(one.T, two.T)
+    return total / n_splits
 
 
 def leave_one_subject_out(

@@ -197,6 +197,7 @@ class KernelRidge:
                 kernel_params=dict(self.kernel_params or {}),
                 solver_params={"score_func": himalaya.scoring.r2_score},
                 cv=folds,
+                warn=False,
             ).fit(_apply(values, self.scale), target)
             self.penalty = np.where(constant, np.nan, _numpy(self.model.best_alphas_))
             self.cv_score = np.where(constant, np.nan, _numpy(self.model.cv_scores_))

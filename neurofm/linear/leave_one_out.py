@@ -69,29 +69,34 @@ class LeaveOneOutRidge(VoxelwiseRidge):
         found = decompose(data.x, standardize=self.standardize)
         penalties = torch.from_numpy(self.penalties).to(data.device)
         vectors, values = found.vectors, found.values
-        seen = vectors * values if found.dual else found.scaled(data.x.double()) @ vectors
-        reach = seen.norm(dim=0) * (1 if found.dual else values.sqrt())
-        chosen = basis(values, penalties, reach, tolerance=tolerance_of(data.dtype))
         below = values + penalties[:, None]
-        leverage = torch.stack(
-            [(seen * (vectors if found.dual else seen) / b).sum(1) for b in below]
-        )
-        # The intercept adds 1 / n. At 1 a row would determine its own prediction.
-        weight = 1 / (1 - leverage - 1 / n).clamp(min=1e-10)
+        if found.dual:
+            # Row i left out: (G y)_i / (G_ii - 1 / (n penalty)), G the penalised inverse. Vectors
+            # without their mean are those of G without the intercept's share, so that nothing is
+            # taken from anything of nearly its size.
+            seen = vectors - vectors.mean(0)
+            reach, right = seen.norm(dim=0), vectors
+            weight = 1 / torch.stack([(seen.square() / b).sum(1) for b in below])
+        else:
+            seen = found.scaled(data.x.double()) @ vectors
+            reach, right = seen.norm(dim=0) * values.sqrt(), vectors / found.scale[:, None]
+            leverage = torch.stack([(seen.square() / b).sum(1) for b in below])
+            # The intercept adds 1 / n. At 1 a row would determine its own prediction.
+            weight = 1 / (1 - leverage - 1 / n).clamp(min=1e-10)
+        chosen = basis(values, penalties, reach, tolerance=tolerance_of(data.dtype))
         size = torch.from_numpy(chosen.size).to(data.device)
         shrunk = seen / (below * size[:, None])[chosen.members][:, None]
-        right = vectors if found.dual else vectors / found.scale[:, None]
         hat = linear(shrunk.flatten(0, 1).to(data.dtype), right.to(data.dtype).contiguous())
-        mix = torch.from_numpy(chosen.mix * chosen.size[:, None]).to(data.device, data.dtype)
-        weight = weight.to(data.dtype)
+        weight = (weight * size[:, None]).to(data.dtype) if found.dual else weight.to(data.dtype)
+        mix = chosen.mix if found.dual else chosen.mix * chosen.size[:, None]
+        mixing = torch.from_numpy(mix).to(data.device, data.dtype)
         members, words = len(chosen.members), hat.element_size()
         total = np.full((len(penalties), y.shape[1]), np.nan)
-        per_voxel = words * n * (3 + members + 3 * len(penalties))
-        for block in data.blocks(per_voxel):
+        for block in data.blocks(words * n * (3 + members + 3 * len(penalties))):
             products = data.products(block.values)
             made = linear(block.values if products is None else products, hat)
-            made = mix @ made.view(len(made), members, n)
-            error = (block.values[:, None] - made) * weight
+            made = mixing @ made.view(len(made), members, n)
+            error = (made if found.dual else block.values[:, None] - made) * weight
             variance = block.values.square().sum(1, dtype=torch.float64)
             value = 1 - error.square().sum(2).double() / variance[:, None]
             value[block.constant] = torch.nan

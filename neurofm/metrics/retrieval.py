@@ -112,7 +112,7 @@ def ranks(
         predicted: In any number; several predictions may be of one item.
         which: Row of `true` that each prediction is of; the same row if not given.
         direction: "forward": each prediction searches the items. "backward": each item searches
-            the predictions (which must be one per item).
+            the predictions (which must be one per item); in the order of the predictions.
     """
     if direction not in ("forward", "backward"):
         raise ValueError(f"ranks: direction {direction!r} is not 'forward' or 'backward'.")

@@ -19,6 +19,7 @@ NAMES = (
     "parcels",
     "tokens",
     "training_step",
+    "ridge",
 )
 
 
