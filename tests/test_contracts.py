@@ -51,6 +51,9 @@ UPSTREAM = {
     "tfm_encoder_tuev": (724_998, "tfm_tokenizer/upstream_keys_classifier_64x4_6class.json"),
     "ephys_tokenizer": (231_040, "meg_gpt/upstream_keys_tokenizer_released.json"),
     "meg_gpt": (4_080_508, "meg_gpt/upstream_keys_gpt_released.json"),
+    "brain_module": (9_565_054, "brainmodule/upstream_keys.json"),
+    # Without the table of one token that nothing in the original reads.
+    "wave": (31_281_152 - 768, "wave_fmri/upstream_keys.json"),
     "braincorl_clip": (97_074_852, "braincorl/upstream_keys_clip.json"),
     "braincorl_dino": (156_000_196, "braincorl/upstream_keys_dino.json"),
     "braincorl_siglip": (277_044_132, "braincorl/upstream_keys_siglip.json"),
@@ -110,7 +113,8 @@ def test_published_size_holds_every_tensor_of_the_original(name: str) -> None:
 def sample(n: int, expects: dict[str, Any]) -> Batch:
     """Noise of 2 s at six electrodes, or of the length and at the electrodes it insists on."""
     generator = torch.Generator().manual_seed(0)
-    channels, sfreq = len(expects.get("channels", range(6))), float(expects.get("sfreq", 128))
+    channels = len(expects.get("channels", range(expects.get("n_channels", 6))))
+    sfreq = float(expects.get("sfreq", 128))
     kind = int(Kind[expects["kinds"][0].upper()])
     return Batch(
         x=20
@@ -180,7 +184,7 @@ def public(module: Any) -> list[str]:
         f"{module.__name__}.{name}"
         for name, value in vars(module).items()
         if inspect.isclass(value) and issubclass(value, nn.Module)
-        if value.__module__ == module.__name__
+        if f"{value.__module__}.".startswith(f"{module.__name__}.")
     ]
 
 

@@ -16,6 +16,7 @@ import lightning
 import pytest
 import torch
 import yaml
+from stimulus_stand_ins import parcels_stand_in, stimulus_stand_in
 from test_contracts import sample
 from torch import nn
 
@@ -118,9 +119,10 @@ def started(recipe: str, role: str, folder: Path) -> nn.Module:
         arguments["tokenizer"] = folder / arguments["tokenizer"]
     torch.manual_seed(0)
     model: Any = (load_model if role == "model" else load_tokenizer)(**arguments)
-    if "card" in vars(model):  # the model of another run has started
+    part = getattr(model, "tokenizer", None) if role == "model" else model
+    if "card" in vars(model) and part is not None:  # the model of another run has started
         with torch.no_grad():
-            (model.tokenizer if role == "model" else model)(sample(4, model.card["expects"]))
+            part(sample(4, model.card["expects"]))
     return model
 
 
@@ -161,6 +163,9 @@ class Workplace:
         }
         data = recipe["data"]["init_args"]
         data |= {"store": "store", "batch_size": 2}
+        if "embeddings" in data:
+            data |= stimulus_stand_in(recipe, self.folder)
+            return recipe
         if len(data["datasets"]) > 1:
             recipe["data"] = mixture_of_stand_ins(recipe["data"], self.folder)
             return recipe
@@ -189,6 +194,8 @@ def stand_in(recipe: dict[str, Any], folder: Path) -> str:
     cards_of = [cards.read("datasets", name) for name in data["datasets"]]
     if all(card["modality"] == "ieeg" for card in cards_of):
         return "simulated_seeg"
+    if data["datasets"] == ["simulated_parcels"]:
+        return parcels_stand_in(folder)
     if "target" in data.get("labels", ()):
         return "simulated_oddball"
     if any(card["modality"] != "fmri" for card in cards_of):

@@ -19,6 +19,7 @@ from neurofm.models.gabor_core import GaborCore
 from neurofm.models.meg_gpt import MegGPT
 from neurofm.models.mirepnet import MIRepNet
 from neurofm.models.mvcnet import MVCNet
+from neurofm.models.parcel_transformer import ParcelTransformer
 from neurofm.models.patch_transformer import PatchTransformer
 from neurofm.models.response_model import CoreReadout
 from neurofm.models.semantic_readout import Localiser, SemanticReadout
@@ -29,6 +30,7 @@ from neurofm.models.tribe import Tribe
 from neurofm.models.vision_networks import VisionGrid, VisionMaps
 from neurofm.models.visual_cores import ConvCore, FrozenCore, LanguageCore, map_size
 from neurofm.models.voxel_weights import VoxelWeights, check_unit_norm, predict_each
+from neurofm.models.wave import WAVE
 
 __all__ = [
     "AttentionLinearReadout",
@@ -58,6 +60,7 @@ __all__ = [
     "MegGPT",
     "MIRepNet",
     "MVCNet",
+    "ParcelTransformer",
     "PatchTransformer",
     "SPDNet",
     "SemanticReadout",
@@ -68,6 +71,7 @@ __all__ = [
     "VisionMaps",
     "ensemble_weights",
     "VoxelWeights",
+    "WAVE",
     "check_unit_norm",
     "for_new_subjects",
     "map_size",

@@ -92,15 +92,13 @@ class ClipLoss(_Scores):
         super().__init__(norm, temperature, learned, eps)
         self.symmetric = symmetric
 
-    def forward(
-        self,
-        estimate: Float[Tensor, "batch feature *time"],
-        candidate: Float[Tensor, "candidate feature *time"],
-    ) -> Float[Tensor, ""]:
-        """Cross-entropy.
+    def forward(self, estimate: Tensor, candidate: Tensor) -> Tensor:
+        """Cross-entropy, one number.
 
         Args:
-            candidate: Targets in the order of the estimates, then further negatives, if any.
+            estimate: batch feature [time]
+            candidate: candidate feature [time]; targets in the order of the estimates, then further
+                negatives, if any.
         """
         n = _enough(estimate, candidate, type(self).__name__)
         before, _ = count_rows(estimate)
@@ -137,12 +135,8 @@ class SigLipLoss(_Scores):
         super().__init__(norm, temperature, True, eps)
         self.bias = nn.Parameter(torch.tensor(float(bias)))
 
-    def forward(
-        self,
-        estimate: Float[Tensor, "batch feature *time"],
-        candidate: Float[Tensor, "candidate feature *time"],
-    ) -> Float[Tensor, ""]:
-        """See `ClipLoss` for the arguments."""
+    def forward(self, estimate: Tensor, candidate: Tensor) -> Tensor:
+        """One number; see `ClipLoss` for the arguments."""
         n = _enough(estimate, candidate, type(self).__name__)
         before, total = count_rows(estimate)
         own = before + torch.arange(n, device=estimate.device)

@@ -91,7 +91,7 @@ class Retrieve(Task):
             self.readout = cast(nn.Module, readout or PooledLinear(model.dim, n_outputs))
             width = cast(Readout, self.readout).n_outputs
         else:
-            width = model.dim
+            width = getattr(model, "n_estimates", model.dim)
         if width != n_outputs:
             raise ValueError(
                 f"Retrieve: {type(self.readout or model).__name__} has {width} outputs, n_outputs "
