@@ -20,7 +20,6 @@ import numpy as np
 from neurofm.metrics import pearson_r
 from neurofm.shapes import Float
 
-
 _AT_ONCE = 512  # channels
 
 
