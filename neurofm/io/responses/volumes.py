@@ -45,7 +45,7 @@ def read_labels(path: Path, mask: Image, inside: np.ndarray) -> np.ndarray:
 
 
 def read_volumes(
-    path: Path, mask: Image, inside: Bool[np.ndarray, " voxel"], *, affine: bool = True
+    path: Path, mask: Image, inside: Bool[np.ndarray, " grid"], *, affine: bool = True
 ) -> tuple[Float[np.ndarray, "trial voxel"], bool]:
     """Values of the mask's voxels in every volume; whether they are whole numbers as stored.
 
