@@ -13,6 +13,7 @@ Axes: batch 3 height width, 0 to 1; batch token dim.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,13 @@ from neurofm.reconstruct.local_weights import check_device, local_folder
 from neurofm.shapes import Float
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+def _without_mask(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*args: Any, encoder_attention_mask: Any = None, **options: Any) -> Any:
+        return forward(*args, **options)
+
+    return called
 
 
 class DiffusersGenerator:
@@ -86,9 +94,7 @@ class DiffusersGenerator:
         kind = diffusers.DiffusionPipeline
         if use == "both" and str(index.get("_class_name")).startswith("VersatileDiffusion"):
             kind = diffusers.VersatileDiffusionDualGuidedPipeline  # joins both U-Nets to one
-        self.pipeline: Any = kind.from_pretrained(
-            self.folder, local_files_only=True, torch_dtype=self.dtype
-        )
+        self.pipeline: Any = kind.from_pretrained(self.folder, local_files_only=True)
         self.vae, self.unet = self._parts()
         for network in (self.vae, self.unet):
             network.to(place, self.dtype).eval().requires_grad_(False)
@@ -137,6 +143,8 @@ class DiffusersGenerator:
             )
         for module in dual:
             module.mix_ratio = self.mixing
+            # Blocks of newer versions pass a mask that this attention does not know.
+            module.forward = _without_mask(module.forward)
 
     def latent_shape(self) -> tuple[int, ...]:
         """channel height width"""

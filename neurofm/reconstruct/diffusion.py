@@ -233,13 +233,12 @@ def guided(
     """
 
     def denoise(z: Tensor, t: Tensor) -> Tensor:
-        nothing = diffusion.unconditional(vision, text)
         if guidance == 0:
-            return diffusion.denoise(z, t, *nothing)
+            return diffusion.denoise(z, t, *diffusion.unconditional(vision, text))
         known = diffusion.denoise(z, t, vision, text)
         if guidance == 1:
             return known
-        unknown = diffusion.denoise(z, t, *nothing)
+        unknown = diffusion.denoise(z, t, *diffusion.unconditional(vision, text))
         return unknown + guidance * (known - unknown)
 
     return denoise
