@@ -16,11 +16,17 @@ _ALPHA = 0.05
 
 
 @styled
-def plot_over_time(curves: Mapping[str, OverTime], *, title: str) -> Figure:
+def plot_over_time(
+    curves: Mapping[str, OverTime],
+    *,
+    title: str,
+    replicates: tuple[str, str] = ("person", "people"),
+) -> Figure:
     """Score at every moment: mean over people, its 95 % interval, and bars where it beats chance.
 
     Args:
         curves: What was decoded, to its scores; of one metric.
+        replicates: What each row of scores is of, one and several: of a single person's fMRI, runs.
     """
     if len({curve.metric for curve in curves.values()}) != 1:
         raise ValueError("plot_over_time: expected one or more curves of one metric.")
@@ -28,7 +34,7 @@ def plot_over_time(curves: Mapping[str, OverTime], *, title: str) -> Figure:
     first = next(iter(curves.values()))
     for i, (name, curve) in enumerate(curves.items()):
         people = len(curve.subjects)
-        label = f"{name}, {people} {'person' if people == 1 else 'people'}"
+        label = f"{name}, {people} {replicates[people != 1]}"
         axes.plot(curve.times, 100 * curve.diagonal.mean(0), color=color(i), label=label)
         ends = [stats.bootstrap_interval(column, n_resamples=2000) for column in curve.diagonal.T]
         low, high = np.array(ends).T

@@ -15,7 +15,9 @@ from neurofm.evaluate.patterns.discriminants import (
     ShrinkageLDA,
 )
 from neurofm.evaluate.patterns.extract import centre_runs, trial_patterns
+from neurofm.evaluate.patterns.maps import WeightMap, haufe_patterns, weight_map
 from neurofm.evaluate.patterns.named import DECODERS, make_decoder, volumes_decoder
+from neurofm.evaluate.patterns.over_volumes import decode_volumes
 from neurofm.evaluate.patterns.rotated import Rotated, RotatedLinear
 
 __all__ = [
@@ -31,12 +33,16 @@ __all__ = [
     "Rotated",
     "RotatedLinear",
     "ShrinkageLDA",
+    "WeightMap",
     "centre_runs",
     "decode_patterns",
+    "decode_volumes",
+    "haufe_patterns",
     "make_decoder",
     "permuted_patterns",
     "run_folds",
     "summarize_runs",
     "trial_patterns",
     "volumes_decoder",
+    "weight_map",
 ]

@@ -136,9 +136,10 @@ def _require_alike(signals: Sequence[Signal]) -> None:
                 "runs apart."
             )
         a, b = (s.sensors.pick(np.flatnonzero(is_bold(s))) for s in (signal, first))
-        moved = a.names == b.names and a.has_position.all() and b.has_position.all()
-        moved = moved and not np.allclose(a.position, b.position, atol=1e-4)
-        if a.names != b.names or a.frame != b.frame or moved:
+        same = a.names == b.names and a.frame == b.frame
+        if same and a.has_position.all() and b.has_position.all():
+            same = np.allclose(a.position, b.position, atol=1e-4)
+        if not same:
             raise ValueError(
                 f"trial_patterns: the {len(a)} voxels of {here.id} (frame {a.frame}) are not the "
                 f"{len(b)} of {there.id} (frame {b.frame}). Use one mask, on the grid of these "
@@ -183,8 +184,8 @@ def _of_run(
         what = f"{empty} of {len(events)} trials have no volume" if events else "no trial"
         raise ValueError(
             f"{signal.recording.id}: trial_patterns: {what} from {start_s} s after the beginning "
-            f"to {stop_s} s after the end (TR {1 / signal.sfreq:g} s, run of {signal.duration:g} s). "
-            f"Labels asked for: {list(labels)}. Change the times, or leave these trials out."
+            f"to {stop_s} s after the end; the run lasts {signal.duration:g} s, a volume "
+            f"{1 / signal.sfreq:g} s. Asked for {list(labels)}. Change times or labels."
         )
     found = [event.label for event in events]
     if average:

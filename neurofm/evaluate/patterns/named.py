@@ -22,7 +22,10 @@ _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 def _logistic() -> ChosenByRuns:
     return ChosenByRuns(
-        {f"C={c:g}": RotatedLinear(LogisticRegression(C=c, max_iter=2000)) for c in _PENALTIES}
+        {
+            f"C={c:g}": RotatedLinear(LogisticRegression(C=c, max_iter=2000, tol=1e-3))
+            for c in _PENALTIES
+        }
     )
 
 

@@ -29,7 +29,10 @@ from neurofm.shapes import Bool, Float
 from neurofm.types import Event, Recording, Sensors, Signal
 from neurofm.units import Kind
 
-REGIONS = {"ventral": (0.030, -0.055, -0.015), "frontal": (0.040, 0.035, 0.025)}  # centres, metres
+REGIONS = {
+    "ventral": (0.030, -0.055, -0.015),
+    "frontal": (0.038, 0.033, 0.025),
+}  # on one grid; metres
 _MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")
 _GRID_M = 0.004  # distance of voxels
 _FEATURES = 6
