@@ -5,6 +5,7 @@ from .bids import BIDSReader as BIDSReader
 from .braindecode_weights import load_braindecode as load_braindecode
 from .checkpoint import load_context_encoder as load_context_encoder
 from .checkpoint import load_model as load_model
+from .checkpoint import load_response_model as load_response_model
 from .checkpoint import load_tokenizer as load_tokenizer
 from .checkpoint import read_card as read_card
 from .checkpoint import save_model as save_model

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from neurofm import cards
-from neurofm.batch import BrainModel, ContextEncoder, Tokenizer
+from neurofm.batch import BrainModel, ContextEncoder, ResponseModel, Tokenizer
 from neurofm.contract import Contract
 from neurofm.io.adapters import BASE, plain_state
 from neurofm.io.expectations import built_for, contract_of, expect
@@ -187,6 +187,23 @@ def load_context_encoder(
             "(it cannot `read_voxels`). Load a brain model with load_model."
         )
     return cast(ContextEncoder, found)
+
+
+@cards.callable_from_cards
+def load_response_model(
+    name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    trusted: tuple[str, ...] = ("neurofm",),
+) -> ResponseModel:
+    """An encoding model, from stimuli to responses, by card, file or run, as `load_model`."""
+    found = _load(name, weights=weights, tokenizer=None, trusted=trusted)
+    if not isinstance(found, ResponseModel):
+        raise ValueError(
+            f"{name}: holds a {type(found).__name__}, which is no response model (it cannot "
+            "`respond` to stimuli). Load models of recordings with load_model."
+        )
+    return found
 
 
 def _inherit(tokenizer: nn.Module, model: nn.Module, *, where: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from neurofm.cards import configured
-from neurofm.shapes import Float, Int
+from neurofm.shapes import Float
 
 
 @configured
@@ -51,13 +51,11 @@ class CoreReadout(nn.Module):
         maps = self.core(stimulus)
         return [maps] if self.localiser is None else [maps, self.localiser(stimulus)]
 
-    def respond(
-        self, stimulus: Tensor, *, subject: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch channel"]:
-        """Responses to each stimulus.
+    def respond(self, stimulus: Tensor, *, subject: Tensor | None = None) -> Tensor:
+        """Responses to each stimulus, batch x channel.
 
         Args:
-            subject: Who saw it, where people have readouts of their own.
+            subject: Who saw it (batch), where people have readouts of their own.
 
         Raises:
             ValueError: It is not said who, or somebody has no readout.
@@ -85,7 +83,7 @@ class CoreReadout(nn.Module):
         return out
 
     def forward(
-        self, stimulus: Tensor, *, subject: Int[Tensor, " batch"] | None = None
+        self, stimulus: Tensor, *, subject: Tensor | None = None
     ) -> Float[Tensor, "batch channel"]:
         """The same."""
         return self.respond(stimulus, subject=subject)

@@ -326,10 +326,8 @@ class TransformerBrainEncoder(nn.Module):
         parts = [s if s.ndim == 2 else (s * masks.T).sum(2) for s, masks in sides]
         return torch.cat(parts, 1)
 
-    def respond(
-        self, stimulus: Tensor, *, subject: Tensor | None = None
-    ) -> Float[Tensor, "batch channel"]:
-        """Responses of all vertices, left ones first; a model is of one person."""
+    def respond(self, stimulus: Tensor, *, subject: Tensor | None = None) -> Tensor:
+        """batch channel: all vertices, left ones first; a model is of one person"""
         return self.vertices(self.route(stimulus))
 
     def forward(

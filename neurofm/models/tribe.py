@@ -107,7 +107,7 @@ class Tribe(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_subjects, n_channels))
         nn.init.normal_(self.weight, std=low_rank**-0.5)
 
-    def kinds(self, stimulus: Float[Tensor, "batch time feature"]) -> dict[str, Tensor]:
+    def split(self, stimulus: Float[Tensor, "batch time feature"]) -> dict[str, Tensor]:
         """The features of each kind.
 
         Raises:
@@ -125,8 +125,8 @@ class Tribe(nn.Module):
                 f"Tribe: {stimulus.shape[1]} samples of features, there are positions for "
                 f"{self.longest}. Cut shorter segments or raise `longest`."
             )
-        split = stimulus.split(list(self.sizes.values()), 2)
-        return dict(zip(self.sizes, split, strict=True))
+        parts = stimulus.split(list(self.sizes.values()), 2)
+        return dict(zip(self.sizes, parts, strict=True))
 
     def left_in(
         self, n: int, device: torch.device, generator: torch.Generator | None = None
@@ -146,7 +146,7 @@ class Tribe(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch time dim"]:
         """What the transformer makes of the features, before anybody's own map."""
-        found = self.kinds(stimulus)
+        found = self.split(stimulus)
         keep = self.left_in(len(stimulus), stimulus.device, generator)
         parts = []
         for i, (name, part) in enumerate(found.items()):
@@ -155,44 +155,43 @@ class Tribe(nn.Module):
         x = torch.cat(parts, 2) + self.positions[: stimulus.shape[1]]
         return self.transformer(x)
 
-    def respond(
-        self,
-        stimulus: Float[Tensor, "batch time feature"],
-        *,
-        subject: Int[Tensor, " batch"] | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "batch channel volume"]:
-        """Responses over time.
+    def respond(self, stimulus: Tensor, *, subject: Tensor | None = None) -> Tensor:
+        """Responses over time, batch x channel x volume.
 
         Args:
-            subject: Who; the mean person if not given.
+            stimulus: Features of all kinds, batch x time x feature.
+            subject: Who (batch); the mean person if not given.
 
         Raises:
             ValueError: Somebody who is not among the people, or features of another size.
         """
-        x = self.shared(self.hidden(stimulus, generator=generator)).transpose(1, 2)
+        x = self.shared(self.hidden(stimulus)).transpose(1, 2)
         # Averaged before everybody's own map instead of behind it: the same numbers, less to do.
         x = F.adaptive_avg_pool1d(x, max(round(x.shape[2] / self.per_volume), 1))
-        people = self._people(len(x), x.device, subject, generator)
+        if subject is None:
+            return self._answer(self.n_subjects, x)
+        people = self._people(len(x), x.device, subject)
         out = x.new_zeros(len(x), self.n_channels, x.shape[2])
         for person in people.unique().tolist():
             rows = (people == person).nonzero().flatten()
-            mean = person == self.n_subjects
-            weight = self.weight.mean(0) if mean else self.weight[person]
-            bias = self.bias.mean(0) if mean else self.bias[person]
-            out = out.index_put((rows,), torch.matmul(weight, x[rows]) + bias.unsqueeze(1))
+            out = out.index_put((rows,), self._answer(person, x[rows]))
         return out
+
+    def _answer(self, person: int, x: Tensor) -> Float[Tensor, "batch channel volume"]:
+        """By the map of a person; `n_subjects` stands for the mean person."""
+        mean = person == self.n_subjects
+        weight = self.weight.mean(0) if mean else self.weight[person]
+        bias = self.bias.mean(0) if mean else self.bias[person]
+        return torch.matmul(weight, x) + bias.unsqueeze(1)
 
     def _people(
         self,
         n: int,
         device: torch.device,
-        subject: Tensor | None,
-        generator: torch.Generator | None,
+        subject: Tensor,
+        generator: torch.Generator | None = None,
     ) -> Int[Tensor, " batch"]:
         """Whose map answers; `n_subjects` stands for the mean person."""
-        if subject is None:
-            return torch.full((n,), self.n_subjects, device=device)
         if bool(((subject < 0) | (subject >= self.n_subjects)).any()):
             raise ValueError(
                 f"Tribe: responses of person {int(subject.max())} are asked for, the model knows "
@@ -205,10 +204,7 @@ class Tribe(nn.Module):
         return subject.masked_fill(drawn < self.subject_dropout, self.n_subjects)
 
     def forward(
-        self,
-        stimulus: Float[Tensor, "batch time feature"],
-        *,
-        subject: Int[Tensor, " batch"] | None = None,
+        self, stimulus: Tensor, *, subject: Tensor | None = None
     ) -> Float[Tensor, "batch channel volume"]:
         """The same."""
         return self.respond(stimulus, subject=subject)
