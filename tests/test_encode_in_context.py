@@ -13,7 +13,18 @@ from torch.nn import functional as F
 
 from neurofm import cards, cli
 from neurofm.batch import Contexts
-from neurofm.data import MeasuredVoxels, SimulatedVoxels, SyntheticVoxels, VoxelData, VoxelLoader
+from neurofm.data import (
+    FolderVoxels,
+    MeasuredVoxels,
+    SimulatedVoxels,
+    SyntheticVoxels,
+    VoxelData,
+    VoxelLoader,
+    read_people,
+    shared_stimuli,
+    shown_apart,
+    write_person,
+)
 from neurofm.data.stimulus_table import StimulusTable
 from neurofm.evaluate import context_curve
 from neurofm.io import TunedWorld, load_context_encoder
@@ -50,7 +61,9 @@ def trainer(folder, **options) -> lightning.Trainer:
 def person(values: np.ndarray, names: list[str], subject: str = "1") -> Responses:
     sensors = Sensors.of_kind([f"v{i}" for i in range(values.shape[1])], Kind.BOLD, frame="mni")
     runs = ("1",) * len(names)
-    return Responses(values, tuple(names), runs, sensors, Recording("toy", subject))
+    return Responses(
+        values.astype(np.float32), tuple(names), runs, sensors, Recording("toy", subject)
+    )
 
 
 # Where voxels come from
@@ -99,6 +112,51 @@ def test_measured_voxels_are_averaged_over_repeats_and_z_scored() -> None:
         where = [int(np.abs(table - x).sum(1).argmin()) for x in drawn.features[voxel]]
         own = [expected[where, i] for i in (0, 1)]
         assert min(np.abs(drawn.responses[voxel] - y).max() for y in own) < 1e-5
+
+
+def voxel_folder(folder):
+    """Two people: both saw a to f, one g to n, the other o to v."""
+    rng = np.random.default_rng(0)
+    for subject, own in (("1", "ghijklmn"), ("2", "opqrstuv")):
+        names = [*"abcdef", *own, *"abc"]
+        write_person(person(rng.standard_normal((17, 4)), names, subject), folder)
+    vectors = 2 * unit(22)
+    StimulusTable(tuple("abcdefghijklmnopqrstuv"), vectors).write(folder / "embeddings.safetensors")
+    return folder
+
+
+def test_people_of_a_folder_are_split_by_what_all_have_seen(tmp_path, monkeypatch) -> None:
+    people, features = read_people(voxel_folder(tmp_path / "voxels"))
+    assert [p.recording.subject for p in people] == ["1", "2"]
+    assert np.linalg.norm(features["a"]) == pytest.approx(1, abs=1e-6)
+    assert people[0].stimulus[:3] == ("a", "b", "c") and people[0].sensors.frame == "mni"
+    assert shared_stimuli(people) == (set("abcdef"), set("ghijklmnopqrstuv"))
+    monkeypatch.setenv("NEUROFM_DATA", str(tmp_path))
+    own, shared = (FolderVoxels("voxels", subjects=["2"], shared=s) for s in (False, True))
+    assert set(own.stimuli) == set("opqrstuv") and set(shared.stimuli) == set("abcdef")
+    x, y, held_x, held_y = shown_apart(people[0], features, set("abcdef"))
+    assert [part.shape for part in (x, y, held_x, held_y)] == [(8, 12), (8, 4), (6, 12), (6, 4)]
+    assert y.mean(0) == pytest.approx(0, abs=1e-6) and y.std(0) == pytest.approx(1, abs=1e-5)
+    assert abs(held_y.mean(0)).max() > 0.01  # by the statistics of the first part
+
+
+def test_folders_that_lack_something_say_what(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="NEUROFM_DATA"):
+        read_people("nowhere")
+    folder = voxel_folder(tmp_path / "voxels")
+    with pytest.raises(FileNotFoundError, match="no responses of 3"):
+        read_people(folder, ["3"])
+    with pytest.raises(ValueError, match="no responses of 3"):
+        FolderVoxels(folder, subjects=["3"])
+    people, features = read_people(folder)
+    with pytest.raises(ValueError, match="both parts"):
+        shown_apart(people[0], features, ())
+    (folder / "sub-2.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="write_person"):
+        read_people(folder)
+    (folder / "embeddings.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="Compute an embedding"):
+        read_people(folder)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ Axes: voxel; item = stimulus drawn for it; feature; weight = one per feature, th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -153,7 +154,10 @@ class SyntheticVoxels:
             table = features
             names: tuple[str, ...] = ()
         else:
-            read = StimulusTable.read(features)
+            path = Path(features)
+            if not path.is_file() and not path.is_absolute() and "NEUROFM_DATA" in os.environ:
+                path = Path(os.environ["NEUROFM_DATA"]) / path
+            read = StimulusTable.read(path)
             table, names = read.vectors, read.names
         low, high = (round(float(end) * len(table)) for end in rows)
         if not 0 <= low < high <= len(table) or not 0 <= explainable[0] <= explainable[1] <= 1:
@@ -247,6 +251,19 @@ def shown(
     Raises:
         ValueError: A stimulus without embedding, responses over time, or no voxel to keep.
     """
+    table, mean, known = _means(person, features)
+    if not known.any():
+        raise ValueError(
+            f"{person.recording.id}: every voxel has a missing response, or is constant."
+        )
+    mean = mean[:, known]
+    return table, ((mean - mean.mean(0)) / mean.std(0)).astype(np.float32), known
+
+
+def _means(
+    person: Responses, features: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings, mean responses, and which voxels have all of them and are not constant."""
     where = person.recording.id
     if person.values.ndim != 2:
         raise ValueError(
@@ -262,9 +279,35 @@ def shown(
         )
     table = check_features(np.stack([features[name] for name in repeats]), what=where)
     mean = np.stack([person.values[trials].mean(0) for trials in repeats.values()])
-    spread = mean.std(0)
-    known = np.isfinite(mean).all(0) & (spread > 0)
+    return table, mean, np.isfinite(mean).all(0) & (mean.std(0) > 0)
+
+
+def shown_apart(
+    person: Responses, features: Mapping[str, np.ndarray], held: Collection[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One person's stimuli in two parts, to take contexts from one and predict the other.
+
+    Args:
+        features: Embedding of each stimulus, unit norm.
+        held: Stimuli of the second part.
+
+    Returns:
+        Embeddings and mean responses of the first part, then of the second; voxels that are missing
+        or constant in either are left out. Both are z-scored by the first part alone.
+
+    Raises:
+        ValueError: As `shown`, or a part without stimuli.
+    """
+    inside = np.array([name in held for name in person.stimulus])
+    if inside.all() or not inside.any():
+        raise ValueError(
+            f"{person.recording.id}: {int(inside.sum())} of {len(inside)} trials are of held-out "
+            "stimuli; expected some of both parts."
+        )
+    first, second = (_means(person.pick(part), features) for part in (~inside, inside))
+    known = first[2] & second[2]
     if not known.any():
-        raise ValueError(f"{where}: every voxel has a missing response, or is constant.")
-    mean = mean[:, known]
-    return table, ((mean - mean.mean(0)) / mean.std(0)).astype(np.float32), known
+        raise ValueError(f"{person.recording.id}: no voxel was measured in both parts.")
+    mean, spread = first[1][:, known].mean(0), first[1][:, known].std(0)
+    scaled = [((part[1][:, known] - mean) / spread).astype(np.float32) for part in (first, second)]
+    return first[0], scaled[0], second[0], scaled[1]

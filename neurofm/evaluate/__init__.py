@@ -19,10 +19,11 @@ from neurofm.evaluate.classical import (
     xdawn_lda,
     xdawn_tangent_lr,
 )
+from neurofm.evaluate.encoding import EncodingScores, score_encoding
 from neurofm.evaluate.equal_priors import EqualPriors
 from neurofm.evaluate.erp_features import FeatureClassifier, WindowFeatures
 from neurofm.evaluate.fold import predict_fold, refuse_seen_people
-from neurofm.evaluate.in_context import ContextScore, context_curve
+from neurofm.evaluate.in_context import ContextScore, context_curve, score_weights
 from neurofm.evaluate.model_classifier import ModelClassifier
 from neurofm.evaluate.probing import LinearProbe, RidgeProbe
 from neurofm.evaluate.protocol import (
@@ -33,6 +34,7 @@ from neurofm.evaluate.protocol import (
     summarize,
     within_subject,
 )
+from neurofm.evaluate.simulated_futures import Behaviour, read_behaviour
 from neurofm.evaluate.spdnet_classifier import SPDNetClassifier
 from neurofm.evaluate.suite_cards import read_suite
 from neurofm.evaluate.suites import Suite, nested_share
@@ -40,7 +42,9 @@ from neurofm.evaluate.suites import Suite, nested_share
 __all__ = [
     "Aligned",
     "BraindecodeClassifier",
+    "Behaviour",
     "ContextScore",
+    "EncodingScores",
     "EqualPriors",
     "FeatureClassifier",
     "FoldScores",
@@ -63,9 +67,12 @@ __all__ = [
     "nested_share",
     "per_subject",
     "predict_fold",
+    "read_behaviour",
     "read_suite",
     "refuse_seen_people",
     "samples_lda",
+    "score_encoding",
+    "score_weights",
     "snr_lda",
     "spectrum_lda",
     "spectrum_ridge",

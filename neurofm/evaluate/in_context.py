@@ -57,6 +57,20 @@ def _result(name: str, values: np.ndarray, seed: int) -> Result:
     return Result(name=name, value=float(mean.mean()), low=low, high=high, n=len(mean), chance=0.0)
 
 
+def score_weights(
+    weights: Float[np.ndarray, "voxel feature"],
+    bias: Float[np.ndarray, " voxel"],
+    held_features: Float[np.ndarray, "held feature"],
+    held_responses: Float[np.ndarray, "held voxel"],
+    *,
+    name: str,
+    seed: int = 0,
+) -> Result:
+    """Explained variance of given linear models: mean over voxels and its 95 % interval."""
+    predicted = held_features @ np.asarray(weights).T + bias
+    return _result(name, explained_variance(held_responses, predicted)[None], seed)
+
+
 def context_curve(
     model: BraInCoRL,
     features: Float[np.ndarray, "stimulus feature"],

@@ -4,8 +4,14 @@ from neurofm.models.brain_module import BrainModule, ImageBrainModule
 from neurofm.models.braincorl import BraInCoRL
 from neurofm.models.braindecode import BraindecodeModel
 from neurofm.models.brainomni import BrainOmni
+from neurofm.models.conv_recurrent import ConvRNNEncoder
 from neurofm.models.dbconformer import DBConformer, DBConformerHead
 from neurofm.models.du_in import DuIn, DuInClassifier, DuInHead, for_new_subjects
+from neurofm.models.encoder_attender_decoder import (
+    EncoderAttenderDecoder,
+    GPTAttender,
+    StepsDecoder,
+)
 from neurofm.models.feature_map_readouts import (
     AttentionLinearReadout,
     FactorisedReadout,
@@ -16,6 +22,14 @@ from neurofm.models.feature_map_readouts import (
 from neurofm.models.fleeg import FLEEG, FLEEGClients
 from neurofm.models.functional_network import FunctionalNetwork
 from neurofm.models.gabor_core import GaborCore
+from neurofm.models.latent_dynamics import (
+    CopyDynamics,
+    CTRNNDynamics,
+    FrozenFrames,
+    LatentSimulator,
+    LSTMDynamics,
+    MLPDynamics,
+)
 from neurofm.models.meg_gpt import MegGPT
 from neurofm.models.mirepnet import MIRepNet
 from neurofm.models.mvcnet import MVCNet
@@ -34,45 +48,55 @@ from neurofm.models.wave import WAVE
 
 __all__ = [
     "AttentionLinearReadout",
-    "BrainModule",
-    "BraindecodeModel",
     "BraInCoRL",
+    "BraindecodeModel",
+    "BrainModule",
     "BrainOmni",
     "ConvCore",
+    "ConvRNNEncoder",
+    "CopyDynamics",
     "CoreReadout",
+    "CTRNNDynamics",
     "DBConformer",
     "DBConformerHead",
     "DuIn",
     "DuInClassifier",
     "DuInHead",
+    "EncoderAttenderDecoder",
     "FactorisedReadout",
     "FLEEG",
     "FLEEGClients",
     "FrozenCore",
+    "FrozenFrames",
     "FunctionalNetwork",
-    "ImageBrainModule",
     "GaborCore",
     "GaussianReadout",
     "GlobalLinearReadout",
+    "GPTAttender",
+    "ImageBrainModule",
     "LanguageCore",
+    "LatentSimulator",
     "LinearReadout",
     "Localiser",
+    "LSTMDynamics",
     "MegGPT",
     "MIRepNet",
+    "MLPDynamics",
     "MVCNet",
     "ParcelTransformer",
     "PatchTransformer",
-    "SPDNet",
     "SemanticReadout",
+    "SPDNet",
+    "StepsDecoder",
     "TFMEncoder",
     "TransformerBrainEncoder",
     "Tribe",
     "VisionGrid",
     "VisionMaps",
-    "ensemble_weights",
     "VoxelWeights",
     "WAVE",
     "check_unit_norm",
+    "ensemble_weights",
     "for_new_subjects",
     "map_size",
     "predict_each",

@@ -2,6 +2,11 @@
 
 from neurofm.report.codebook import plot_explained
 from neurofm.report.erp import Evoked, average_evoked, plot_evoked
+from neurofm.report.in_context import (
+    plot_context_curve,
+    plot_defining_stimuli,
+    plot_sheets,
+)
 from neurofm.report.people import Pairs, plot_differences, plot_people
 from neurofm.report.plots import (
     plot_band_error,
@@ -36,9 +41,11 @@ __all__ = [
     "plot_code_usage",
     "plot_confusion",
     "plot_confusions",
+    "plot_context_curve",
     "plot_cost",
     "plot_critical_difference",
     "plot_curves",
+    "plot_defining_stimuli",
     "plot_differences",
     "plot_evoked",
     "plot_explained",
@@ -51,6 +58,7 @@ __all__ = [
     "plot_reliability",
     "plot_scores",
     "plot_share_curves",
+    "plot_sheets",
     "plot_spectrum",
     "plot_topographies",
     "plot_topography",

@@ -22,7 +22,7 @@ from neurofm.tasks.base import Task
 from neurofm.tasks.decode import Decode
 from neurofm.tasks.decode_views import DecodeViews
 from neurofm.tasks.encode import Encode
-from neurofm.tasks.encode_in_context import EncodeInContext, weight_loss
+from neurofm.tasks.encode_in_context import EncodeInContext, meta_train, weight_loss
 from neurofm.tasks.federated import Federated, federated_mean
 from neurofm.tasks.pretrain import Pretrain
 from neurofm.tasks.retrieve import Retrieve, search_scores
@@ -53,6 +53,7 @@ __all__ = [
     "federated_mean",
     "fraction_on",
     "load_adapters",
+    "meta_train",
     "overlap",
     "plain_model",
     "save_adapters",

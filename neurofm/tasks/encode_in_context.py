@@ -9,17 +9,20 @@ Axes: batch = voxel; item of the context; query; weight, the bias last.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import lightning
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurofm.batch import ContextEncoder, Contexts
 from neurofm.cards import configured
-from neurofm.data.voxel_data import VoxelLoader
+from neurofm.data.voxel_data import VoxelData, VoxelLoader
 from neurofm.models import predict_each
 from neurofm.shapes import Float
 from neurofm.tasks.base import Task
@@ -164,3 +167,53 @@ class EncodeInContext(Task):
                 else ", and so are responses. Leave those voxels or trials out."
             )
         )
+
+
+def meta_train(
+    task: EncodeInContext, data: VoxelData, *, epochs: int, **trainer: Any
+) -> list[dict[str, float]]:
+    """Train without logs and checkpoints, as in a notebook.
+
+    Args:
+        task: Is changed; in evaluation mode afterwards.
+        epochs: Of `data.steps_per_epoch` steps.
+        trainer: Arguments of Lightning's Trainer, such as `accelerator="gpu"`.
+
+    Returns:
+        The numbers of each epoch's validation by name.
+    """
+    history = History()
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+            lightning.Trainer(
+                **{"accelerator": "cpu", "gradient_clip_val": 1.0, **trainer},
+                max_epochs=epochs,
+                logger=False,
+                enable_progress_bar=False,
+                enable_checkpointing=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                callbacks=history,
+            ).fit(task, data)
+    finally:
+        logger.setLevel(level)
+    task.eval()
+    return history.epochs
+
+
+class History(lightning.Callback):
+    """Keeps the numbers of each validation."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """After the task has logged them."""
+        found = trainer.callback_metrics
+        kept = {name: float(value) for name, value in found.items() if name.startswith("validate")}
+        self.epochs.append(kept)
