@@ -129,7 +129,7 @@ def test_too_few_samples_for_the_folds_are_refused(problem):
         VoxelwiseRidge().fit(x, y, np.zeros(39))
 
 
-@pytest.mark.parametrize("penalties", [[], [0.0, 1.0], [-1.0], [np.nan], [[1.0]]])
+@pytest.mark.parametrize("penalties", [[], [0.0, 1.0], [-1.0], [np.nan], np.ones((1, 1))])
 def test_penalties_that_are_not_positive_are_refused(penalties):
     with pytest.raises(ValueError, match="positive"):
         VoxelwiseRidge(penalties)

@@ -64,7 +64,7 @@ class Predictivity:
     r_xy_n_sb: Float[np.ndarray, "bootstrap split unit"]
     skipped: int = 0
 
-    def by_unit(self, *, reliable: float | None = None) -> Float[np.ndarray, " unit"]:
+    def by_unit(self, *, reliable: float | int | None = None) -> Float[np.ndarray, " unit"]:
         """Mean over bootstraps and splits together, without what is NaN.
 
         Args:
@@ -77,12 +77,12 @@ class Predictivity:
             warnings.simplefilter("ignore", RuntimeWarning)  # a unit without any value is NaN
             return np.nanmean(values, axis=(0, 1))
 
-    def score(self, *, reliable: float | None = None) -> float:
+    def score(self, *, reliable: float | int | None = None) -> float:
         """Median over units that have a value; report `n_undefined` beside it."""
         units = self.by_unit(reliable=reliable)
         return float(np.nanmedian(units)) if np.isfinite(units).any() else float("nan")
 
-    def n_undefined(self, *, reliable: float | None = None) -> int:
+    def n_undefined(self, *, reliable: float | int | None = None) -> int:
         """Units without any value."""
         return int(np.isnan(self.by_unit(reliable=reliable)).sum())
 
@@ -127,7 +127,7 @@ def one_to_one_map() -> Mapping:
 
 
 def stimulus_splits(
-    n_stimuli: int, *, n_splits: int = 5, train_fraction: float = 0.8
+    n_stimuli: int, *, n_splits: int = 5, train_fraction: float | int = 0.8
 ) -> list[Split]:
     """Random splits of stimuli: split s permutes with NumPy's legacy generator, seed s."""
     n_train = int(np.ceil(train_fraction * n_stimuli))
@@ -228,7 +228,7 @@ def rsa_predictivity(
 
 def rdm_correlation(
     x: Float[np.ndarray, "stimulus p"],
-    y: Float[np.ndarray, "stimulus q"],
+    y: Float[np.ndarray, "_ q"],
     *,
     method: str = "pearson",
 ) -> float:
@@ -238,7 +238,7 @@ def rdm_correlation(
 
 
 def inter_animal_consistency(
-    animals: Sequence[Float[np.ndarray, "trial stimulus unit"]],
+    animals: Sequence[np.ndarray],
     *,
     mapping: Mapping | None = None,
     pairwise: bool = False,
@@ -249,7 +249,8 @@ def inter_animal_consistency(
     """How well animals predict each other: the score a model should reach.
 
     Args:
-        animals: Same stimuli in the same order; trials and units may differ in number.
+        animals: `trial stimulus unit` each; same stimuli in the same order, trials and units may
+            differ in number.
         pairwise: One source at a time, and of these the best by median; otherwise the units of all
             others together.
 

@@ -64,7 +64,7 @@ class BandedRidge:
     def fit(
         self,
         spaces: Mapping[str, np.ndarray],
-        y: Float[np.ndarray, "row voxel"],
+        y: Float[np.ndarray, "_ voxel"],
         groups: Sequence[Hashable] | np.ndarray | None = None,
     ) -> BandedRidge:
         """Search weights of the spaces and fit.
@@ -131,7 +131,7 @@ class BandedRidge:
         }
 
     def contributions(
-        self, spaces: Mapping[str, np.ndarray], y: Float[np.ndarray, "row voxel"]
+        self, spaces: Mapping[str, np.ndarray], y: Float[np.ndarray, "_ voxel"]
     ) -> dict[str, Float[np.ndarray, " voxel"]]:
         """R2 on these rows in one part per space (product measure); the parts add up to it.
 
@@ -181,7 +181,7 @@ class KernelRidge:
     def fit(
         self,
         x: Float[np.ndarray, "row feature"],
-        y: Float[np.ndarray, "row voxel"],
+        y: Float[np.ndarray, "_ voxel"],
         groups: Sequence[Hashable] | np.ndarray | None = None,
     ) -> KernelRidge:
         """Choose penalties and fit."""

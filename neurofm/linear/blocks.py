@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ _VECTOR = 16  # voxels in multiples of this waste no lane
 _MOST = 1024  # voxels at once: products are as fast as they get
 
 
+@runtime_checkable
 class Sliceable(Protocol):
     """An array, or what is indexed like one."""
 

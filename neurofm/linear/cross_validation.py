@@ -155,7 +155,7 @@ def significance(
     block: int = 10,
     groups: Sequence[Hashable] | np.ndarray | None = None,
     n_permutations: int = 1000,
-    level: float = 0.05,
+    level: float | int = 0.05,
     seed: int = 0,
 ) -> Significance:
     """Permute blocks of held-out predictions, and control the share of false discoveries.

@@ -48,7 +48,7 @@ class InContextRidge:
 
 def in_context_ridge(
     x: Float[np.ndarray, "stimulus feature"],
-    y: Float[np.ndarray, "stimulus voxel"],
+    y: Float[np.ndarray, "_ voxel"],
     *,
     penalties: Sequence[float | int] = PENALTIES,
     folds: int = 5,

@@ -35,7 +35,7 @@ class DecodedOverTime:
 def decode_over_time(
     model: VoxelwiseRidge,
     x: Float[np.ndarray, "row channel time"],
-    y: Float[np.ndarray, "row feature"],
+    y: Float[np.ndarray, "_ feature"],
     groups: Sequence[Hashable] | np.ndarray | None = None,
     *,
     folds: int | None = None,

@@ -12,7 +12,7 @@ Axes: stimulus; feature; voxel.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from neurofm.shapes import Float
 PENALTIES = tuple(10.0**i for i in range(-3, 7))
 
 
+@runtime_checkable
 class Estimator(Protocol):
     """Fits and predicts."""
 
@@ -60,7 +61,7 @@ class StimulusEncoding:
 
 def encode_stimuli(
     x: Float[np.ndarray, "stimulus feature"],
-    y: Float[np.ndarray, "stimulus voxel"],
+    y: Float[np.ndarray, "_ voxel"],
     *,
     estimator: Estimator | None = None,
     folds: int = 10,
@@ -128,12 +129,12 @@ class MLPHead:
         self,
         *,
         hidden: int = 512,
-        dropout: float = 0.2,
-        lr: float = 1e-3,
+        dropout: float | int = 0.2,
+        lr: float | int = 1e-3,
         epochs: int = 200,
         patience: int = 10,
         batch_size: int = 64,
-        validate: float = 0.1,
+        validate: float | int = 0.1,
         seed: int = 0,
     ) -> None:
         self.hidden, self.dropout, self.lr = hidden, dropout, lr

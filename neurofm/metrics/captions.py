@@ -66,9 +66,9 @@ def meteor_like(
     references: References,
     *,
     stem: Callable[[str], str] | None = None,
-    alpha: float = 0.9,
-    beta: float = 3.0,
-    gamma: float = 0.5,
+    alpha: float | int = 0.9,
+    beta: float | int = 3.0,
+    gamma: float | int = 0.5,
 ) -> Float[np.ndarray, " stimulus"]:
     """METEOR of each sentence from equal words, then equal stems; the best of its references.
 
@@ -129,9 +129,9 @@ def _meteor(
     said: list[str],
     meant: list[str],
     stem: Callable[[str], str] | None,
-    alpha: float,
-    beta: float,
-    gamma: float,
+    alpha: float | int,
+    beta: float | int,
+    gamma: float | int,
 ) -> float:
     place: dict[int, int] = {}
     taken: set[int] = set()

@@ -26,7 +26,7 @@ def grey(
 
 def pixel_correlation(
     true: Float[np.ndarray, "image height width *colour"],
-    predicted: Float[np.ndarray, "image height width *colour"],
+    predicted: np.ndarray,
 ) -> Float[np.ndarray, " image"]:
     """Pearson r over all pixels and colours of each image (PixCorr); NaN for a uniform image.
 
@@ -38,9 +38,9 @@ def pixel_correlation(
 
 def ssim(
     true: Float[np.ndarray, "image height width *colour"],
-    predicted: Float[np.ndarray, "image height width *colour"],
+    predicted: np.ndarray,
     *,
-    data_range: float = 1.0,
+    data_range: float | int = 1.0,
 ) -> Float[np.ndarray, " image"]:
     """Structural similarity of grey images, 1 = equal.
 

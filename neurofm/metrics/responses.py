@@ -18,6 +18,7 @@ from neurofm.metrics.signals import pearson_r
 from neurofm.shapes import Float
 
 Rows = Float[np.ndarray, "stimulus channel"]
+Other = Float[np.ndarray, "_ _"]  # of the same shape, which is checked with a message
 
 
 def paired_rows(name: str, true: np.ndarray, predicted: np.ndarray) -> tuple:
@@ -41,13 +42,13 @@ def paired_rows(name: str, true: np.ndarray, predicted: np.ndarray) -> tuple:
     return a, b
 
 
-def correlation_per_channel(true: Rows, predicted: Rows) -> Float[np.ndarray, " channel"]:
+def correlation_per_channel(true: Rows, predicted: Other) -> Float[np.ndarray, " channel"]:
     """Pearson r over stimuli, for each channel; NaN where either is constant."""
     a, b = paired_rows("correlation_per_channel", true, predicted)
     return pearson_r(_flat(a).T, _flat(b).T)
 
 
-def correlation_per_stimulus(true: Rows, predicted: Rows) -> Float[np.ndarray, " stimulus"]:
+def correlation_per_stimulus(true: Rows, predicted: Other) -> Float[np.ndarray, " stimulus"]:
     """Pearson r over channels, for each stimulus; NaN where either is constant.
 
     It rises with differences between channels that every stimulus shares: z-score channels by
@@ -57,12 +58,12 @@ def correlation_per_stimulus(true: Rows, predicted: Rows) -> Float[np.ndarray, "
     return pearson_r(a, b)
 
 
-def correlation_distance(true: Rows, predicted: Rows) -> Float[np.ndarray, " stimulus"]:
+def correlation_distance(true: Rows, predicted: Other) -> Float[np.ndarray, " stimulus"]:
     """1 - Pearson r over channels of matching rows, 0 to 2; lower is better."""
     return 1 - correlation_per_stimulus(true, predicted)
 
 
-def explained_variance(true: Rows, predicted: Rows) -> Float[np.ndarray, " channel"]:
+def explained_variance(true: Rows, predicted: Other) -> Float[np.ndarray, " channel"]:
     """1 - Var(true - predicted) / Var(true) over stimuli; a constant error costs nothing.
 
     Not clipped: worse than the mean is negative. NaN where the truth is constant.
@@ -71,7 +72,7 @@ def explained_variance(true: Rows, predicted: Rows) -> Float[np.ndarray, " chann
     return _one_minus((a - b).var(0), a)
 
 
-def r2_score(true: Rows, predicted: Rows) -> Float[np.ndarray, " channel"]:
+def r2_score(true: Rows, predicted: Other) -> Float[np.ndarray, " channel"]:
     """1 - mean squared error / Var(true) over stimuli; a constant error is penalised.
 
     NaN where the truth is constant.
@@ -82,9 +83,9 @@ def r2_score(true: Rows, predicted: Rows) -> Float[np.ndarray, " channel"]:
 
 def noise_normalised_r2(
     r: Float[np.ndarray, " channel"],
-    ceiling: Float[np.ndarray, " channel"],
+    ceiling: Float[np.ndarray, " _"],
     *,
-    epsilon: float = 0.0,
+    epsilon: float | int = 0.0,
 ) -> Float[np.ndarray, " channel"]:
     """Squared correlation as a share of what the noise leaves to explain: max(r, 0)² / ceiling.
 
@@ -104,7 +105,7 @@ def noise_normalised_r2(
         return np.where(below > 0, np.maximum(a, 0) ** 2 / below, np.nan)
 
 
-def two_v_two(true: Rows, predicted: Rows) -> float:
+def two_v_two(true: Rows, predicted: Other) -> float:
     """Share of pairs of stimuli whose predictions are matched right by summed cosine distance.
 
     Chance is 0.5; a tie counts as wrong. Close to 1 for many channels whatever the model, and it

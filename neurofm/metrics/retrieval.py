@@ -48,7 +48,7 @@ class Retrieval:
 
 def similarity(
     true: Float[np.ndarray, "item feature"],
-    predicted: Float[np.ndarray, "query feature"],
+    predicted: Float[np.ndarray, "query _"],
     *,
     centred: bool = False,
 ) -> Float[np.ndarray, "item query"]:
@@ -74,7 +74,7 @@ def similarity(
 
 
 def two_way_by_prediction(
-    true: Float[np.ndarray, "stimulus feature"], predicted: Float[np.ndarray, "stimulus feature"]
+    true: Float[np.ndarray, "stimulus feature"], predicted: Float[np.ndarray, "_ _"]
 ) -> Float[np.ndarray, " stimulus"]:
     """For each prediction, the share of other true items that correlate less with it than its own.
 
@@ -89,7 +89,7 @@ def two_way_by_prediction(
 
 
 def two_way_identification(
-    true: Float[np.ndarray, "stimulus feature"], predicted: Float[np.ndarray, "stimulus feature"]
+    true: Float[np.ndarray, "stimulus feature"], predicted: Float[np.ndarray, "_ _"]
 ) -> float:
     """Mean of `two_way_by_prediction`; chance 0.5.
 
@@ -100,7 +100,7 @@ def two_way_identification(
 
 def ranks(
     true: Float[np.ndarray, "item feature"],
-    predicted: Float[np.ndarray, "query feature"],
+    predicted: Float[np.ndarray, "query _"],
     *,
     which: Int[np.ndarray, " query"] | None = None,
     direction: str = "forward",
@@ -137,7 +137,7 @@ def ranks(
 
 def top_k(
     true: Float[np.ndarray, "item feature"],
-    predicted: Float[np.ndarray, "query feature"],
+    predicted: Float[np.ndarray, "query _"],
     k: int = 5,
     *,
     which: Int[np.ndarray, " query"] | None = None,
@@ -174,7 +174,7 @@ def top_k(
 
 def relative_median_rank(
     true: Float[np.ndarray, "item feature"],
-    predicted: Float[np.ndarray, "query feature"],
+    predicted: Float[np.ndarray, "query _"],
     *,
     which: Int[np.ndarray, " query"] | None = None,
     direction: str = "forward",
@@ -216,9 +216,9 @@ def n_way_accuracy(
 
 def soft_clip(
     true: Float[np.ndarray, "stimulus feature"],
-    predicted: Float[np.ndarray, "stimulus feature"],
+    predicted: Float[np.ndarray, "_ _"],
     *,
-    temperature: float = 0.125,
+    temperature: float | int = 0.125,
 ) -> float:
     """SoftCLIP loss: predictions should be as similar to all true items as their own item is.
 
