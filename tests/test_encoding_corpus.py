@@ -32,7 +32,7 @@ def test_voxels_that_repeat_themselves_are_those_that_are_predicted(fingers):
     assert np.corrcoef(r, ceiling.r)[0, 1] > 0.8
     assert 0.05 < np.median(ceiling.r) < 0.4
     halves = ceilings.split_half(y, x.argmax(1).tolist(), n_splits=20)
-    assert np.corrcoef(halves.fraction, ceiling.fraction)[0, 1] > 0.8
+    assert np.corrcoef(halves.fraction, ceiling.fraction)[0, 1] > 0.7
     assert metrics.two_way_identification(y, found.predicted) > 0.7
 
 
