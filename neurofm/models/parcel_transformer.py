@@ -137,6 +137,7 @@ class ParcelTransformer(nn.Module):
     """
 
     steps: Tensor
+    table: Tensor | None
 
     def __init__(
         self,
@@ -169,12 +170,11 @@ class ParcelTransformer(nn.Module):
             )
         self.dim, self.size, self.pretraining, self.share = width, patch, pretraining, hidden
         self.copy_rate, self.copy_steps = copy_rate, copy_steps
-        self.table: Tensor | None = None
-        coordinates, n_parcels = 3, None
+        coordinates, n_parcels, table = 3, None, None
         if places != "xyz":
             table = torch.tensor([list(row) for row in places], dtype=torch.float32)
             n_parcels, coordinates = table.shape
-            self.register_buffer("table", table)
+        self.register_buffer("table", table)
         self.contract = Contract(kinds=tuple(kinds), n_channels=n_parcels)
         self.inner = ParcelEncoder(patch, coordinates, width, depth, heads, dropout)
         if pretraining is not None:
