@@ -1,6 +1,13 @@
 """Results as tables, figures and one self-contained HTML page."""
 
 from neurofm.report.codebook import plot_explained
+from neurofm.report.encoding import (
+    plot_against_ceiling,
+    plot_fields,
+    plot_pictures,
+    plot_region_scores,
+    plot_shares,
+)
 from neurofm.report.erp import Evoked, average_evoked, plot_evoked
 from neurofm.report.in_context import (
     plot_context_curve,
@@ -37,6 +44,7 @@ __all__ = [
     "Trend",
     "average_evoked",
     "load_report",
+    "plot_against_ceiling",
     "plot_band_error",
     "plot_code_usage",
     "plot_confusion",
@@ -49,15 +57,19 @@ __all__ = [
     "plot_differences",
     "plot_evoked",
     "plot_explained",
+    "plot_fields",
     "plot_layer_scores",
     "plot_learning_curves",
     "plot_people",
+    "plot_pictures",
     "plot_rank_table",
     "plot_rdm",
     "plot_reconstruction",
+    "plot_region_scores",
     "plot_reliability",
     "plot_scores",
     "plot_share_curves",
+    "plot_shares",
     "plot_sheets",
     "plot_spectrum",
     "plot_topographies",

@@ -1,6 +1,7 @@
 """Features of stimuli: pictures, sounds, words, layers of networks; and their timing."""
 
 from neurofm.stimuli.cache import FeatureCache, content_hash, weights_hash
+from neurofm.stimuli.fields import ReceptiveFields, receptive_fields
 from neurofm.stimuli.layers import layer_features, layer_sites
 from neurofm.stimuli.networks import random_network
 from neurofm.stimuli.pictures import (
@@ -40,6 +41,7 @@ __all__ = [
     "GaborLayout",
     "Network",
     "Preparation",
+    "ReceptiveFields",
     "as_pictures",
     "at_samples",
     "at_volumes",
@@ -62,6 +64,7 @@ __all__ = [
     "mel_spectrogram",
     "random_network",
     "read_embeddings",
+    "receptive_fields",
     "require_same_length",
     "weights_hash",
     "with_lags",

@@ -47,7 +47,7 @@ REGIONS: dict[str, tuple[float, tuple[float, float, float], float]] = {
     "none": (0.25, (0.040, 0.030, 0.030), 0.0),
 }
 _GRID = 8  # places per side
-_VOXEL_M = 0.002
+_FEW = 2000  # voxels of up to so many are 4 mm, of more 2 mm apart
 _LASTING, _SHARED = 0.2, 0.3  # of the noise: correlation of neighbouring trials, common part
 _BASELINE = 0.5  # percent, standard deviation over runs
 _CHUNK = 2048  # voxels worked on at a time
@@ -315,6 +315,7 @@ def _counts(n: int) -> dict[str, int]:
 def _sensors(region: tuple[str, ...]) -> Sensors:
     """Voxels around the centre of their region, half of them on each side, none twice."""
     n, taken = len(region), set()
+    voxel_m = 0.004 if n <= _FEW else 0.002
     position = np.zeros((n, 3))
     kind = np.array(region)
     for name, (_, centre, _) in REGIONS.items():
@@ -323,14 +324,14 @@ def _sensors(region: tuple[str, ...]) -> Sensors:
         steps = np.arange(-reach, reach + 1)
         cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), -1).reshape(-1, 3)
         cube = cube[np.argsort((cube**2).sum(axis=1), kind="stable")]
-        middle = np.round(np.array(centre) / _VOXEL_M).astype(int)
+        middle = np.round(np.array(centre) / voxel_m).astype(int)
         places = iter(place for step in cube if (place := tuple((middle + step).tolist()))[0] > 0)
         for k in range(0, len(own), 2):
             place = next(p for p in places if p not in taken)
             taken.add(place)
-            position[own[k]] = np.array(place) * _VOXEL_M
+            position[own[k]] = np.array(place) * voxel_m
             if k + 1 < len(own):
-                position[own[k + 1]] = np.array(place) * _VOXEL_M * [-1, 1, 1]
+                position[own[k + 1]] = np.array(place) * voxel_m * [-1, 1, 1]
     return Sensors(
         names=tuple(f"v{i:05d}" for i in range(n)),
         kind=np.full(n, int(Kind.BOLD), dtype=np.int8),
