@@ -84,8 +84,8 @@ def read_blocks(
         taken = np.asarray(y[:, voxels])
         taken = taken if rows is None else taken[rows]
         values = torch.from_numpy(np.array(taken.T, order="C", copy=True)).to(device)
-        if not values.is_floating_point():
-            values = values.double()
+        if values.dtype not in (torch.float32, torch.float64):
+            values = values.to(dtype)
         mean = values.mean(1, dtype=torch.float64)
         if not mean.isfinite().all():
             bad = (~mean.isfinite()).nonzero().flatten() + start

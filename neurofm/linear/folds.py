@@ -21,9 +21,9 @@ def make_folds(
     Args:
         n: Rows.
         folds: How many. None: as many as there are groups.
-        groups: Of each row (its run, or its stimulus); a group is never divided. Groups are dealt
-            in order of appearance, the largest fold last filled. Without groups folds are
-            consecutive stretches, the first ones a row longer where it does not divide.
+        groups: Of each row (its run, or its stimulus); a group is never divided. In order
+            of appearance each goes to the fold with the fewest rows so far. Without groups folds
+            are consecutive stretches, the first ones a row longer where it does not divide.
 
     Raises:
         ValueError: Fewer than two folds, or too few rows or groups for them.
