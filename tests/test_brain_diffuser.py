@@ -12,11 +12,9 @@ from neurofm.reconstruct import (
     TARGETS,
     BrainDiffuser,
     VoxelScale,
-    average_repeats,
     split_latents,
 )
 from neurofm.reconstruct.brain_diffuser import VDVAE_LAYERS
-from neurofm.types import Recording, Responses, Sensors
 
 PENALTIES = {"autoencoder": 1.0, "vision": 1.0, "text": 10.0}
 
@@ -155,16 +153,6 @@ def test_other_files_are_no_decoder(tmp_path):
         BrainDiffuser.load(tmp_path / "x.safetensors")
     with pytest.raises(FileNotFoundError):
         BrainDiffuser.load(tmp_path / "y.safetensors")
-
-
-def test_repeats_are_averaged_in_order_of_appearance():
-    values = np.array([[1.0, 2.0], [5.0, 6.0], [3.0, 4.0]], dtype=np.float32)
-    nan, zero = np.full((2, 3), np.nan, np.float32), np.zeros((2, 3), np.float32)
-    sensors = Sensors(("a", "b"), np.zeros(2, np.int8), nan, zero, "unknown")
-    responses = Responses(values, ("x", "y", "x"), ("1", "1", "2"), sensors, Recording("d", "1"))
-    mean, names = average_repeats(responses)
-    assert names == ("x", "y")
-    np.testing.assert_allclose(mean, [[2, 3], [5, 6]])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from neurofm.reconstruct.brain_diffuser import (
     TARGETS,
     BrainDiffuser,
     VoxelScale,
-    average_repeats,
     split_latents,
 )
 from neurofm.reconstruct.captions import (
@@ -36,6 +35,7 @@ from neurofm.reconstruct.projection import nearest_captions, nearest_images, pro
 from neurofm.reconstruct.roi_synthesis import RegionImages, optimal_images, region_activity
 from neurofm.reconstruct.saved import load_part, save_part
 from neurofm.reconstruct.scenes import SceneBrain, Scenes, draw_scenes, encode_words
+from neurofm.reconstruct.scores import score_images
 from neurofm.reconstruct.small_clip import SmallCLIP, train_small_clip
 from neurofm.reconstruct.small_generator import SmallGenerator, train_prior, train_small_generator
 from neurofm.reconstruct.small_networks import DiffusionPrior, SmallAutoencoder, SmallDenoiser
@@ -48,6 +48,7 @@ from neurofm.reconstruct.solids import (
     score_views,
     train_occupancy,
 )
+from neurofm.reconstruct.study import Study, corpus_study, scene_study, selective_voxels
 from neurofm.reconstruct.voxel_encoder import LinearVoxelEncoder
 
 __all__ = [
@@ -79,9 +80,10 @@ __all__ = [
     "SmallDenoiser",
     "SmallGenerator",
     "Solids",
+    "Study",
     "TransformersCaptioner",
     "VoxelScale",
-    "average_repeats",
+    "corpus_study",
     "draw_scenes",
     "encode_words",
     "equal_azimuths",
@@ -96,9 +98,12 @@ __all__ = [
     "render",
     "sample",
     "save_part",
+    "scene_study",
     "score_captions",
     "score_distillation",
+    "score_images",
     "score_views",
+    "selective_voxels",
     "split_latents",
     "stabilise",
     "symmetric_clip",

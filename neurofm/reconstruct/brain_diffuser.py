@@ -32,7 +32,6 @@ from neurofm.reconstruct.roi_synthesis import (
     scaled_direction,
 )
 from neurofm.shapes import Bool, Float
-from neurofm.types import Responses
 
 _HEADER = "neurofm.brain_diffuser"
 _FORMAT = 1
@@ -81,15 +80,6 @@ def split_latents(
         )
     parts = np.split(flat, np.cumsum(sizes)[:-1], axis=1)
     return [part.reshape(len(flat), *shape) for part, shape in zip(parts, shapes, strict=True)]
-
-
-def average_repeats(
-    responses: Responses,
-) -> tuple[Float[np.ndarray, "stimulus channel"], tuple[str, ...]]:
-    """Mean response to each stimulus over its repeats, and their names, in order of appearance."""
-    groups = responses.repeats()
-    values = np.stack([responses.values[rows].mean(axis=0) for rows in groups.values()])
-    return values, tuple(groups)
 
 
 @dataclass(frozen=True)
@@ -183,7 +173,7 @@ class BrainDiffuser:
         """Learn all targets.
 
         Args:
-            voxels: Training responses, averaged over repeats (`average_repeats`).
+            voxels: Training responses, averaged over repeats (`data.averaged`).
             targets: By kind, each `stimulus ...`.
 
         Raises:
