@@ -148,3 +148,24 @@ def test_words_that_mean_nothing_are_refused(problem, monkeypatch):
         model.fit(*problem, coef=np.empty((70, 12)))
     with pytest.raises(ValueError, match=r"y\[:, None\]"):
         model.fit(problem[0], problem[1][:, 0])
+
+
+@pytest.mark.slow
+def test_planted_tuning_of_twenty_thousand_voxels_is_found_block_by_block(tmp_path):
+    rng = np.random.default_rng(0)
+    n, p, voxels = 900, 300, 20_000
+    x = rng.normal(size=(n, p)).astype(np.float32)
+    tuned = np.arange(voxels) % 2 == 0
+    weights = np.zeros((p, voxels), np.float32)
+    favourite = rng.integers(0, p, voxels)
+    weights[favourite, np.arange(voxels)] = tuned
+    y = np.lib.format.open_memmap(tmp_path / "y.npy", "w+", np.float32, (n, voxels))
+    y[:] = x @ weights + rng.normal(size=(n, voxels)).astype(np.float32)
+    runs = np.repeat(np.arange(6), n // 6)
+    shape = (voxels, p)
+    coef = np.lib.format.open_memmap(tmp_path / "coef.npy", "w+", np.float32, shape)
+    model = VoxelwiseRidge(max_bytes=50_000_000).fit(x, y, runs, coef=coef.T)
+    assert (np.abs(coef).argmax(1)[tuned] == favourite[tuned]).mean() > 0.99
+    assert model.cv_score[tuned].min() > 0.1
+    assert np.percentile(model.cv_score[~tuned], 95) < 0.02
+    assert (model.penalty[~tuned] > model.penalty[tuned].max()).mean() > 0.9
