@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,10 @@ class BraInCoRL(nn.Module):
         Raises:
             ValueError: Shapes that do not fit, an empty context, or features not of unit norm.
         """
-        x, scale, seen = self.start(stimulus, response, mask)
+        return self._read(*self.start(stimulus, response, mask))
+
+    def _read(self, x: Tensor, scale: Tensor, seen: Tensor | None) -> Tensor:
+        """Weights from tokens."""
         for block in self.blocks[:-1]:
             x = block(x, scale, seen)
         # Only the first token is read: the last block need not make the others.
@@ -114,6 +117,11 @@ class BraInCoRL(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens, the factor on queries, and the mask of keys: what the first block is given."""
         self._check(stimulus, response, mask)
+        return self._start(stimulus, response, mask)
+
+    def _start(
+        self, stimulus: Tensor, response: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         if mask is not None:
             # What stands in padding must not reach a sum, not even NaN times 0.
             stimulus = torch.where(mask.unsqueeze(-1), stimulus, 0)
@@ -153,7 +161,7 @@ class BraInCoRL(nn.Module):
     def read_voxels(
         self,
         stimulus: Float[Tensor, "stimulus feature"],
-        response: Float[Tensor, "stimulus voxel"],
+        response: Float[Tensor, "row voxel"],
         *,
         max_bytes: int = 256_000_000,
     ) -> VoxelWeights:
@@ -172,8 +180,8 @@ class BraInCoRL(nn.Module):
             ValueError: Shapes that do not fit, features not of unit norm, voxels without any
                 response, infinite responses, or a network in training mode.
         """
-        check_unit_norm(stimulus, what="BraInCoRL.read_voxels")
-        made = [self(*part) for part in self._parts(stimulus, response, max_bytes)]
+        parts = self._parts(stimulus, response, max_bytes)
+        made = [self._read(*self._start(*part)) for part in parts]
         whole = torch.cat(made)
         return VoxelWeights(whole[:, :-1], whole[:, -1])
 
@@ -181,7 +189,7 @@ class BraInCoRL(nn.Module):
     def attend(
         self,
         stimulus: Float[Tensor, "stimulus feature"],
-        response: Float[Tensor, "stimulus voxel"],
+        response: Float[Tensor, "row voxel"],
         *,
         max_bytes: int = 256_000_000,
     ) -> Float[Tensor, "voxel layer stimulus"]:
@@ -194,7 +202,7 @@ class BraInCoRL(nn.Module):
         """
         made = []
         for given, answers, mask in self._parts(stimulus, response, max_bytes):
-            x, scale, seen = self.start(given, answers, mask)
+            x, scale, seen = self._start(given, answers, mask)
             layers = []
             for block in cast(Iterable[SetBlock], self.blocks):
                 found = block.attention.weights(block.norm_1(x), scale, seen, only_first=True)
@@ -214,6 +222,11 @@ class BraInCoRL(nn.Module):
                 f"BraInCoRL: {tuple(stimulus.shape)} stimuli and {tuple(response.shape)} responses;"
                 " expected stimulus x feature and stimulus x voxel, of the same stimuli."
             )
+        if stimulus.shape[1] != self.n_features:
+            raise ValueError(
+                f"BraInCoRL: stimuli of {stimulus.shape[1]} features, expected {self.n_features}."
+            )
+        check_unit_norm(stimulus, what="BraInCoRL")
         answers = response.T
         known = ~answers.isnan()
         if bool(answers.isinf().any()) or not bool(known.any(1).all()):
@@ -237,10 +250,9 @@ class BraInCoRL(nn.Module):
     # Released files
 
     @staticmethod
-    def rename_keys(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    def rename_keys(state_dict: dict[str, Any]) -> dict[str, Tensor]:
         """Names of a released file: a plain state dict, or a Lightning checkpoint's."""
-        inner = state_dict.get("state_dict", state_dict)
-        assert isinstance(inner, dict)
+        inner: dict[str, Tensor] = state_dict.get("state_dict", state_dict)
         renamed = {}
         for key, value in inner.items():
             for theirs, ours in _NAMES:

@@ -18,7 +18,7 @@ from neurofm.shapes import Bool, Float
 class ResidualBlock(nn.Module):
     """Two linear maps behind norms and leaky rectifiers, beside a bypass."""
 
-    def __init__(self, n_in: int, n_out: int, hidden: int, *, dropout: float) -> None:
+    def __init__(self, n_in: int, n_out: int, hidden: int, *, dropout: float | int) -> None:
         super().__init__()
         self.block = nn.Sequential(
             nn.LayerNorm(n_in),
@@ -43,7 +43,7 @@ class SetAttention(nn.Module):
     The softmax over more tokens is flatter; queries times log(n) keep it as sharp.
     """
 
-    def __init__(self, dim: int, heads: int, *, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, *, dropout: float | int) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.query_key_value = Linear(dim, 3 * dim)
@@ -59,14 +59,13 @@ class SetAttention(nn.Module):
         """Queries, keys and values, each batch head token feature."""
         weight, bias = self.query_key_value.weight, self.query_key_value.bias
         dim = x.shape[-1]
-        if only_first:
-            queries = linear(x[:, :1], weight[:dim])
-            keys, values = linear(x, weight[dim:], bias[dim:]).chunk(2, -1)
+        # The factor is on the input of the queries' map: it does not reach their bias.
+        if not only_first and scale.numel() == 1:
+            scaled = torch.cat([weight[:dim] * scale.flatten(), weight[dim:]])
+            queries, keys, values = linear(x, scaled, bias).chunk(3, -1)
         else:
-            queries, keys, values = linear(x, weight).chunk(3, -1)
-            keys, values = keys + bias[dim : 2 * dim], values + bias[2 * dim :]
-        # The factor is on the input of the map: it does not reach the bias.
-        queries = queries * scale + bias[:dim]
+            queries = linear((x[:, :1] if only_first else x) * scale, weight[:dim], bias[:dim])
+            keys, values = linear(x, weight[dim:], bias[dim:]).chunk(2, -1)
         split = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (queries, keys, values))
         queries, keys, values = split
         return queries, keys, values
@@ -118,7 +117,7 @@ class GatedLinear(nn.Module):
 class SetBlock(nn.Module):
     """Pre-norm attention and feed-forward part."""
 
-    def __init__(self, dim: int, heads: int, hidden: int, *, dropout: float) -> None:
+    def __init__(self, dim: int, heads: int, hidden: int, *, dropout: float | int) -> None:
         super().__init__()
         self.norm_1, self.norm_2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention = SetAttention(dim, heads, dropout=dropout)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neurofm.cards import configured
-from neurofm.models.recurrent_cells import Cell, cell_of
+from neurofm.models.recurrent_cells import cell_of
 from neurofm.nn.linear import Linear
 from neurofm.shapes import Float
 
@@ -60,7 +60,8 @@ class ConvRNNEncoder(nn.Module):
         channels: Of each convolutional node.
         hidden: Units of the first of two linear nodes.
         dim: Of the vector.
-        cell: Of all convolutional nodes.
+        cell: Of all convolutional nodes: "time_decay", "gru", "lstm", "ugrnn" or
+            "intersection".
         layer_norm: In the cells.
         feedback: Pairs of nodes, from and to, counted from 1.
         skips: Nodes that the linear node sees besides the last one.
@@ -75,7 +76,7 @@ class ConvRNNEncoder(nn.Module):
         channels: Sequence[int] = CHANNELS,
         hidden: int = 1024,
         dim: int = 512,
-        cell: Cell = "time_decay",
+        cell: str = "time_decay",
         layer_norm: bool = False,
         feedback: Sequence[Sequence[int]] = FEEDBACK,
         skips: Sequence[int] = SKIPS,

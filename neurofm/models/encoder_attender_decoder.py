@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +115,7 @@ class StepsDecoder(nn.Module):
         dim: Of a vector.
         n_outputs: Classes; published 117.
         n_steps: Vectors of a clip, for "all".
-        steps: Which are read.
+        steps: Which are read, "last" or "all".
         hidden: Widths between; none for a linear map, (1024, 512) for the published one of all.
     """
 
@@ -126,7 +125,7 @@ class StepsDecoder(nn.Module):
         n_outputs: int = 117,
         *,
         n_steps: int = 22,
-        steps: Literal["last", "all"] = "last",
+        steps: str = "last",
         hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()

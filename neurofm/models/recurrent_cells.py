@@ -9,7 +9,7 @@ Axes: batch channel height width.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from neurofm.shapes import Float
 
-Cell = Literal["time_decay", "gru", "lstm", "ugrnn", "intersection"]
 Maps = Float[Tensor, "batch channel height width"]
 
 
@@ -125,5 +124,5 @@ def cell_of(name: str, channels: int, *, kernel: int, layer_norm: bool) -> Any:
     if name == "time_decay":
         return TimeDecayCell(channels, layer_norm=layer_norm)
     if name not in _GATED:
-        raise ValueError(f"cell {name!r} is not one of {', '.join(get_args(Cell))}.")
+        raise ValueError(f"cell {name!r} is not one of {', '.join(('time_decay', *_GATED))}.")
     return _GATED[name](channels, kernel=kernel, layer_norm=layer_norm)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from neurofm.batch import Batch, Pairs
+from neurofm.batch import Batch, Contexts, Pairs
 from neurofm.nn.processes import all_reduce
 
 NAMED = 3  # windows listed in a message
@@ -22,7 +22,7 @@ NAMED = 3  # windows listed in a message
 @dataclass(frozen=True)
 class _Step:
     number: int
-    batch: Batch | Pairs
+    batch: Batch | Pairs | Contexts
     bad: Tensor
     arrived: Any
 
@@ -38,7 +38,7 @@ class Guard:
         self._fail = fail
         self._open: _Step | None = None
 
-    def watch(self, loss: Tensor, batch: Batch | Pairs, step: int) -> None:
+    def watch(self, loss: Tensor, batch: Batch | Pairs | Contexts, step: int) -> None:
         """Note the loss of a step, and fail for it or, on an accelerator, for the one before."""
         bad = loss.detach().isfinite().logical_not().float()
         all_reduce(bad)

@@ -20,6 +20,7 @@ NAMES = (
     "tokens",
     "training_step",
     "ridge",
+    "braincorl",
 )
 
 
