@@ -97,7 +97,8 @@ def test_a_folder_above_those_of_cards_finds_them_and_the_rest_besides(tmp_path,
     raw = tmp_path / "nsd" / "nsddata_rawdata"
     image(raw / "sub-01" / "func" / "sub-01_task-nsdcore_bold.nii.gz")
     tiny.edf(tmp_path / "nsd" / "other.edf")
-    assert cards_of(tmp_path / "nsd") == [("nsd", raw)]
+    both = [("nsd", raw), ("nsd_betas", tmp_path / "nsd")]  # of which only the first has recordings
+    assert cards_of(tmp_path / "nsd") == both
     found = checked([str(tmp_path / "nsd")], capsys)
     assert [corpus["name"] for corpus in found["corpora"]] == ["nsd", "nsd (no card)"]
     assert rest_of(tmp_path / "nsd", [open_path(tmp_path / "nsd")]) is None

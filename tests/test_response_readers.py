@@ -13,6 +13,7 @@ from miniatures import Plan
 from response_miniatures import make_bold5000, make_nsd, make_things_fmri, make_things_meg, nifti
 
 from neurofm import cards
+from neurofm.cli import main
 from neurofm.data import ResponseData
 from neurofm.io import open_corpus
 
@@ -161,6 +162,18 @@ def test_bold5000_counts_names_over_sessions(opened):
 def test_an_empty_folder_says_what_is_missing(name, words, tmp_path):
     with pytest.raises(FileNotFoundError, match=words):
         open_corpus(name, root=tmp_path).reader.recordings()
+
+
+def test_check_names_some_of_many_pictures_and_counts_the_rest(tmp_path, capsys):
+    card = tmp_path / "many.yaml"
+    arguments = "{subjects: 1, runs: 1, repeats: 1, n_train: 70, n_test: 5, n_voxels: 8, size: 32}"
+    card.write_text(
+        "description: x\nlicense: BSD-3-Clause\ncitation: none\nmodality: fmri\nfolder: null\n"
+        "reader:\n  class_path: neurofm.io.SyntheticPictureFMRIReader\n"
+        f"  init_args: {arguments}\n"
+    )
+    main(["check", str(card)])
+    assert "and 15 more labels" in capsys.readouterr().out
 
 
 def test_one_line_makes_pairs_of_a_corpus(opened):

@@ -18,6 +18,7 @@ from neurofm.io.quality import Problem, listed
 
 _STYLE = {"error": "bold red", "warning": "yellow", "info": "dim"}
 _MOST_NAMED = 4  # recordings named beside a problem
+_MOST_LABELS = 60  # of events; a corpus of pictures has a label for each
 
 
 def as_json(corpus: Corpus, facts: Sequence[Facts], general: Sequence[Problem]) -> dict[str, Any]:
@@ -162,8 +163,12 @@ def _event_table(read: Sequence[Facts]) -> Table:
     table.add_column("events")
     table.add_column("count", justify="right")
     table.add_column("in recordings", justify="right")
-    for label, count in sorted(total.items(), key=lambda pair: -pair[1]):
+    often = sorted(total.items(), key=lambda pair: -pair[1])
+    for label, count in often[:_MOST_LABELS]:
         table.add_row(escape(label), str(count), str(holders[label]))
+    rest = sum(count for _, count in often[_MOST_LABELS:])
+    if rest:
+        table.add_row(f"and {len(often) - _MOST_LABELS} more labels", str(rest), "")
     if not total:
         table.add_row("none", "0", "0")
     return table
