@@ -22,7 +22,7 @@ def test_the_grid_is_found_from_places(step: tuple[float, float, float]):
     position = index * np.array(step) - 0.02
 
     grid = grid_of(position)
-    volume, _ = volume_of(np.arange(len(index)), position)
+    volume, _ = volume_of(np.arange(float(len(index))), position)
 
     np.testing.assert_allclose(grid.zooms, 1000 * np.array(step), rtol=1e-6)
     np.testing.assert_allclose(grid.affine[:3, 3], -20, atol=1e-9)

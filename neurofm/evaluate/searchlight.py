@@ -124,15 +124,18 @@ def find_spheres(
     position: Float[np.ndarray, "voxel 3"],
     *,
     radius_mm: float | int,
-    centres: Int[np.ndarray, " centre"] | None = None,
+    centres: Sequence[int] | np.ndarray | None = None,
     min_voxels: int = 1,
-) -> tuple[list[Int[np.ndarray, " voxel"]], Int[np.ndarray, " centre"]]:
+) -> tuple[list[np.ndarray], Int[np.ndarray, " centre"]]:
     """The voxels of the sphere around each centre.
 
     Args:
         position: Metres.
         centres: Voxels to put spheres around; all with a position if not given.
         min_voxels: Centres whose sphere has fewer are left out.
+
+    Returns:
+        Numbers of the voxels of each sphere, and the voxel in its middle.
 
     Raises:
         ValueError: No position, a radius that is not positive, centres without a position, or no
@@ -171,11 +174,11 @@ def searchlight(
     patterns: Float[np.ndarray, "trial voxel"],
     labels: Sequence[Any] | np.ndarray,
     runs: Sequence[Any] | np.ndarray,
-    position: Float[np.ndarray, "voxel 3"],
+    position: Float[np.ndarray, "place 3"],
     *,
     radius_mm: float | int = 8.0,
     score: Any = "lda",
-    centres: Int[np.ndarray, " centre"] | None = None,
+    centres: Sequence[int] | np.ndarray | None = None,
     min_voxels: int = 2,
     folds: int | None = None,
     n_permutations: int = 0,
@@ -188,7 +191,7 @@ def searchlight(
         patterns: Voxels on one scale, as z-scores per run are.
         labels: Category of each trial.
         runs: Of each trial.
-        position: Metres, as in `Sensors.position`.
+        position: Metres, as in `Sensors.position`; one for each voxel.
         radius_mm: Of the spheres.
         score: "lda" (shrunk discriminants), "crossnobis" (mean distance of the categories, white),
             or an estimator with `fit` and `predict`, which takes its turn sphere by sphere.

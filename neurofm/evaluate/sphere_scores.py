@@ -26,9 +26,13 @@ _LEAST = 1e-3  # shrinkage: spheres of a few voxels hardly need any, and must st
 
 def products(
     patterns: Float[np.ndarray, "trial voxel"],
-    spheres: Sequence[Int[np.ndarray, " voxel"]],
+    spheres: Sequence[np.ndarray],
 ) -> tuple[Float[np.ndarray, "sphere trial trial"], Float[np.ndarray, " sphere"]]:
-    """Products of trials over the voxels of each sphere, and the number of voxels."""
+    """Products of trials over the voxels of each sphere, and the number of voxels.
+
+    Args:
+        spheres: Numbers of the voxels of each.
+    """
     n = len(patterns)
     sizes = np.array([len(sphere) for sphere in spheres])
     # A last voxel of zeros fills up small spheres, so that all go into one batched product.
@@ -104,7 +108,7 @@ def crossnobis_scores(
     gram: Float[np.ndarray, "sphere trial trial"],
     sizes: Float[np.ndarray, " sphere"],
     y: Int[np.ndarray, " trial"],
-    sides: Sequence[tuple[Int[np.ndarray, " train"], Int[np.ndarray, " test"]]],
+    sides: Sequence[tuple[np.ndarray, np.ndarray]],
     *,
     whiten: bool = True,
 ) -> Float[np.ndarray, " sphere"]:

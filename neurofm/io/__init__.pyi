@@ -34,6 +34,8 @@ from .mri.fmri_reader import FMRIReader as FMRIReader
 from .mri.fmri_reader import describe_image as describe_image
 from .mri.images import Image as Image
 from .mri.images import open_image as open_image
+from .mri.maps import map_image as map_image
+from .mri.maps import write_map as write_map
 from .mri.patterns import PatternReader as PatternReader
 from .mri.surfaces import read_maps as read_maps
 from .mri.voxels import parcel_means as parcel_means

@@ -1,5 +1,6 @@
 """Results as tables, figures and one self-contained HTML page."""
 
+from neurofm.report.brains import plot_glass, plot_slices, plot_surface
 from neurofm.report.codebook import plot_explained
 from neurofm.report.encoding import (
     plot_against_ceiling,
@@ -27,6 +28,7 @@ from neurofm.report.plots import (
 from neurofm.report.predictions import plot_confusions, plot_reliability
 from neurofm.report.ranks import plot_critical_difference, plot_rank_table
 from neurofm.report.report import Picture, Report, Section, Table, load_report
+from neurofm.report.retrieval import plot_retrieval_over_time, plot_search_scores
 from neurofm.report.runs import read_run
 from neurofm.report.share_curves import ShareCurve, plot_share_curves
 from neurofm.report.similarity import plot_layer_scores, plot_rdm
@@ -58,6 +60,7 @@ __all__ = [
     "plot_evoked",
     "plot_explained",
     "plot_fields",
+    "plot_glass",
     "plot_layer_scores",
     "plot_learning_curves",
     "plot_people",
@@ -67,11 +70,15 @@ __all__ = [
     "plot_reconstruction",
     "plot_region_scores",
     "plot_reliability",
+    "plot_retrieval_over_time",
     "plot_scores",
+    "plot_search_scores",
     "plot_share_curves",
     "plot_shares",
     "plot_sheets",
+    "plot_slices",
     "plot_spectrum",
+    "plot_surface",
     "plot_topographies",
     "plot_topography",
     "read_run",

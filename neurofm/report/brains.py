@@ -95,7 +95,8 @@ def plot_slices(
     columns = min(len(chosen), 4)
     rows = -(-len(chosen) // columns)
     extent = _extent(own, axis)
-    width, height = extent[1] - extent[0], extent[3] - extent[2]
+    window = _window(np.take(volume, chosen, axis=axis), extent, axis)
+    width, height = window[1] - window[0], window[3] - window[2]
     side = 2.4 if len(chosen) > 1 else 4.6
     size = (0.9 + columns * side, 0.9 + rows * side * height / width + 0.25 * bool(note))
     figure = Figure(figsize=size, layout="constrained")
@@ -103,7 +104,7 @@ def plot_slices(
     image: Any = None
     for panel in panels[len(chosen) :]:
         panel.set_axis_off()
-    for k, (panel, at) in enumerate(zip(panels, chosen, strict=False)):
+    for k, (panel, at) in enumerate(zip(panels, chosen.tolist(), strict=False)):
         place = own.affine[axis, 3] + at * own.affine[axis, axis]
         if under is not None:
             panel.imshow(_cut(under, axis, at), cmap="gray", extent=extent, **_PIXELS)
@@ -115,6 +116,7 @@ def plot_slices(
         image = panel.imshow(shown, cmap=colours, vmin=low, vmax=high, extent=extent, **_PIXELS)
         if outline is not None:
             _outline(panel, np.nan_to_num(_cut(outline, axis, at)) > 0.5, extent)
+        panel.set(xlim=window[:2], ylim=window[2:])
         _label(panel, plane, f"{'xyz'[axis]} = {place:.0f} mm", first=k % columns == 0)
     figure.colorbar(image, ax=panels.tolist(), label=unit, shrink=0.85)
     headline(figure, title)
@@ -137,6 +139,19 @@ def _extent(grid: Grid, axis: int) -> tuple[float, float, float, float]:
     for i in across:
         first, step = float(grid.affine[i, 3]), float(grid.affine[i, i])
         ends += [first - step / 2, first + (grid.shape[i] - 0.5) * step]
+    return ends[0], ends[1], ends[2], ends[3]
+
+
+def _window(
+    volume: np.ndarray, extent: tuple[float, float, float, float], axis: int
+) -> tuple[float, float, float, float]:
+    """Millimetres of the part of the slices that holds voxels, and one voxel around it."""
+    filled = np.isfinite(volume).any(axis)
+    ends = []
+    for i, (low, high) in enumerate((extent[:2], extent[2:])):
+        at = np.flatnonzero(filled.any(1 - i))
+        step = (high - low) / filled.shape[i]
+        ends += [low + step * max(at[0] - 1, 0), low + step * min(at[-1] + 2, filled.shape[i])]
     return ends[0], ends[1], ends[2], ends[3]
 
 
@@ -212,7 +227,7 @@ def plot_glass(
         figure = pyplot.figure(figsize=(8.6, 3.4), facecolor="white")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of matplotlib about fonts and masked values
-            display = plotting.plot_glass_brain(
+            plotting.plot_glass_brain(
                 map_image(np.nan_to_num(shown), position, grid=grid),
                 figure=figure,
                 display_mode="lyrz" if signed else "ortho",
@@ -223,7 +238,7 @@ def plot_glass(
                 vmin=low if signed else 0,
                 plot_abs=False,
             )
-        display._cbar.set_label(unit) if hasattr(display, "_cbar") else None
+        figure.axes[-1].set_ylabel(unit)  # that of the colours
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10.5)
         pyplot.close(figure)
     return figure
@@ -270,13 +285,13 @@ def plot_surface(
     mesh = datasets.fetch_surf_fsaverage("fsaverage5")
     with mpl.rc_context({"font.family": "DejaVu Sans", "figure.constrained_layout.use": False}):
         figure = pyplot.figure(figsize=(8.6, 3.9), facecolor="white")
-        for i, side in enumerate(("left", "right")):
-            axes = figure.add_subplot(1, 2, i + 1, projection="3d")
-            texture = surface.vol_to_surf(
-                image, mesh[f"pial_{side}"], inner_mesh=mesh[f"white_{side}"]
-            )
+        panels = [figure.add_subplot(1, 2, i, projection="3d") for i in (1, 2)]
+        for axes, side in zip(panels, ("left", "right"), strict=True):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("ignore")  # vertices without a voxel
+                texture = surface.vol_to_surf(
+                    image, mesh[f"pial_{side}"], inner_mesh=mesh[f"white_{side}"]
+                )
                 plotting.plot_surf_stat_map(
                     mesh[f"{'flat' if flat else 'infl'}_{side}"],
                     texture,
@@ -287,12 +302,13 @@ def plot_surface(
                     cmap=colours,
                     vmax=high,
                     vmin=low if signed else 0,
-                    colorbar=i == 1,
+                    colorbar=False,
                     axes=axes,
                     figure=figure,
                 )
             axes.set_title(side, fontsize=9)
-        figure.axes[-1].set_ylabel(unit)
+        shades = mpl.cm.ScalarMappable(mpl.colors.Normalize(low if signed else 0, high), colours)
+        figure.colorbar(shades, ax=panels, label=unit, shrink=0.6)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10.5)
         pyplot.close(figure)
     return figure

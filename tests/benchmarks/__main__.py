@@ -19,6 +19,8 @@ NAMES = (
     "parcels",
     "tokens",
     "training_step",
+    "searchlight",
+    "fmri_image",
     "ridge",
     "braincorl",
 )
