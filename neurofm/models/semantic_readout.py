@@ -133,6 +133,8 @@ class SemanticReadout(nn.Module):
         guide_shape: Of the small map that says how to warp; published 4 x 7 x 7.
         mode: How masks are warped, see `Warps`; only "affine" warps features too.
         text_shape: Of a second kind of maps, with masks of its own that are warped alike.
+        start: Standard deviation of masks and features in the beginning; masks count relative to
+            their norm, so that steps much longer than it wipe them out.
         chunk: Channels warped at a time. In training, several chunks are computed again for their
             gradients instead of being kept: memory is that of one.
     """
@@ -145,6 +147,7 @@ class SemanticReadout(nn.Module):
         guide_shape: Sequence[int] = (4, 7, 7),
         mode: str = "affine",
         text_shape: Sequence[int] | None = None,
+        start: float = 1e-3,
         chunk: int = 256,
     ) -> None:
         super().__init__()
@@ -156,10 +159,10 @@ class SemanticReadout(nn.Module):
         self.n_channels, self.chunk = n_channels, chunk
         n_guide = guide_shape[0] * guide_shape[1] * guide_shape[2]
         self.spatial = nn.ParameterList(
-            [nn.Parameter(1e-3 * torch.randn(n_channels, *shape[1:])) for shape in self.in_shapes]
+            [nn.Parameter(start * torch.randn(n_channels, *shape[1:])) for shape in self.in_shapes]
         )
         dims = [shape[0] for shape in self.in_shapes]
-        self.features = nn.Parameter(1e-3 * torch.randn(n_channels, sum(dims)))
+        self.features = nn.Parameter(start * torch.randn(n_channels, sum(dims)))
         self.bias = nn.Parameter(torch.zeros(n_channels))
         self.mask_warps = Warps(n_guide, n_channels, mode)
         self.map_warps = nn.ModuleList(
