@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ def plot_share_curves(
             )
         for curve in panels[name]:
             _draw(axes, curve)
-        axes.set_title(name)
+        axes.set_title(textwrap.fill(name, 32))
         _share_axis(axes, [c for c in (*panels[name], *baselines)], trials or {})
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
