@@ -24,13 +24,13 @@ def test_every_picture_is_seen_in_as_many_runs_as_it_has_repeats(reader) -> None
 
 
 def test_noise_has_variance_one_and_the_ceiling_is_as_planted() -> None:
-    many = SyntheticPictureFMRIReader(**SMALL | {"n_train": 300, "n_voxels": 60})
+    many = SyntheticPictureFMRIReader(**SMALL | {"n_train": 200, "n_voxels": 60})
     found, truth = many.responses("001"), many.truth("001")
     noise = found.values - many.answers("001", found.stimulus)
     run = np.array(found.run)
     for name in np.unique(run):
         noise[run == name] -= noise[run == name].mean(axis=0)
-    assert noise.var(axis=0).mean() == pytest.approx(1.0, abs=0.03)
+    assert noise.var(axis=0).mean() == pytest.approx(1.0, abs=0.04)
     answer = many.answers("001", many.train)
     np.testing.assert_allclose(answer.std(axis=0), truth.ncsnr, atol=1e-4)
     assert (truth.ncsnr[np.array(truth.region) == "none"] == 0).all()
@@ -42,7 +42,7 @@ def test_noise_has_variance_one_and_the_ceiling_is_as_planted() -> None:
         for a, b in zip(answer.T, centred[trials].mean(1).T, strict=True)
         if a.any()
     ]
-    np.testing.assert_allclose(np.square(r), truth.ceiling(3)[: len(r)], atol=0.12)
+    np.testing.assert_allclose(np.square(r), truth.ceiling(3)[: len(r)], atol=0.15)
 
 
 def test_a_voxel_answers_to_contrast_in_its_receptive_field_alone(reader) -> None:

@@ -8,12 +8,18 @@ import pytest
 from neurofm.io import SyntheticPictureMEGReader, open_corpus
 from neurofm.io.simulated.pictures import draw_pictures, picture_name
 
-SMALL = {"subjects": 2, "runs": 2, "n_train": 96, "n_test": 8, "dim": 4, "size": 32}
+SMALL = {"subjects": 2, "runs": 2, "n_train": 72, "n_test": 8, "dim": 4, "size": 32, "sfreq": 60}
+SAMPLES = 61
 
 
 @pytest.fixture(scope="module")
 def reader() -> SyntheticPictureMEGReader:
     return SyntheticPictureMEGReader(**SMALL)
+
+
+@pytest.fixture(scope="module")
+def loud(reader):
+    return reader.responses("001")
 
 
 def test_pictures_depend_on_name_and_seed_alone() -> None:
@@ -26,9 +32,9 @@ def test_pictures_depend_on_name_and_seed_alone() -> None:
         draw_pictures(["cat"])
 
 
-def test_design_keeps_test_categories_apart_and_repeats_test_pictures(reader) -> None:
-    found = reader.responses("001")
-    assert found.values.shape == (96 + 2 * 8, 102, 121) and found.sfreq == 120
+def test_design_keeps_test_categories_apart_and_repeats_test_pictures(reader, loud) -> None:
+    found = loud
+    assert found.values.shape == (72 + 2 * 8, 102, SAMPLES) and found.sfreq == 60
     assert found.start_s == pytest.approx(-0.2)
     counts = {name: len(trials) for name, trials in found.repeats().items()}
     shared = set(reader.shared())
@@ -58,20 +64,19 @@ def test_code_is_in_late_responses_and_not_before_the_picture(reader) -> None:
     assert np.corrcoef(planted.ravel(), got.ravel())[0, 1] > 0.95
 
 
-def test_noise_does_not_depend_on_the_signal(reader) -> None:
+def test_noise_does_not_depend_on_the_signal(loud) -> None:
     quiet = SyntheticPictureMEGReader(**SMALL, signal_nam=0.0).responses("001")
-    loud = reader.responses("001")
     assert quiet.stimulus == loud.stimulus
-    before = loud.start_s + np.arange(121) / 120 < 0.02
+    before = loud.start_s + np.arange(SAMPLES) / 60 < 0.02
     np.testing.assert_allclose(quiet.values[..., before], loud.values[..., before], atol=1e-2)
 
 
-def test_load_gives_the_same_samples_as_responses(reader) -> None:
+def test_load_gives_the_same_samples_as_responses(reader, loud) -> None:
     signal = reader.load(reader.recordings()[0])
-    first = reader.responses("001").values[:56]
-    np.testing.assert_array_equal(signal.data[:, : 2 * 121], np.concatenate(first[:2], axis=1))
+    first = loud.values[:44]
+    np.testing.assert_array_equal(signal.data[:, : 2 * SAMPLES], np.concatenate(first[:2], axis=1))
     pictures = [event for event in signal.events if event.label.startswith("category")]
-    assert len(pictures) == 56 and pictures[1].onset == pytest.approx((121 + 24) / 120)
+    assert len(pictures) == 44 and pictures[1].onset == pytest.approx((SAMPLES + 12) / 60)
 
 
 def test_card_opens_and_wrong_arguments_are_named() -> None:

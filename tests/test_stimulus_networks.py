@@ -76,6 +76,7 @@ def test_sites_of_a_vision_transformer_hold_its_hidden_states(vit):
 
 
 def test_text_keeps_its_last_tokens_and_padding_does_not_count(gpt2):
+    gpt2 = load_network(gpt2)
     together = layer_features(gpt2, TEXTS, ["h.1"], pool="last", batch_size=3)["h.1"]
     alone = [layer_features(gpt2, [text], ["h.1"], pool="last")["h.1"][0] for text in TEXTS]
     np.testing.assert_allclose(together, alone, atol=1e-5)

@@ -30,7 +30,7 @@ def grating(cycles: float, angle: float, size: int = 64) -> np.ndarray:
     return np.repeat((0.5 + 0.4 * wave)[None, None], 3, axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("cycles", [4.0, 8.0, 16.0])
+@pytest.mark.parametrize("cycles", [4.0, 16.0])
 @pytest.mark.parametrize("orientation", [0, 1, 2, 3])
 def test_strongest_gabor_is_that_of_the_grating(cycles, orientation):
     found = gabor_pyramid(grating(cycles, orientation * np.pi / 4))[0]
@@ -112,12 +112,13 @@ def test_picture_files_are_cut_in_the_middle(tmp_path):
 
 def test_random_network_depends_on_its_seed_alone():
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)).numpy()
-    first = layer_features(random_network(seed=1), images, pool="grid", batch_size=2)
+    few = {"channels": (8, 8, 8, 8)}
+    first = layer_features(random_network(seed=1, **few), images, pool="grid", batch_size=2)
     assert list(first) == ["block1", "block2", "block3", "block4"]
-    assert first["block2"].shape == (3, 64 * 16)
-    again = layer_features(random_network(seed=1), images, pool="grid", batch_size=3)
+    assert first["block2"].shape == (3, 8 * 16)
+    again = layer_features(random_network(seed=1, **few), images, pool="grid", batch_size=3)
     np.testing.assert_allclose(first["block3"], again["block3"], atol=1e-5)
-    other = layer_features(random_network(seed=2), images, pool="grid")
+    other = layer_features(random_network(seed=2, **few), images, pool="grid")
     assert np.abs(first["block1"] - other["block1"]).mean() > 0.01
     plain = layer_features(random_network(), np.full((1, 3, 32, 32), 0.7), ["block1"], pool="none")
     assert np.abs(plain["block1"][0, :, 2:-2, 2:-2]).max() < 1e-5
