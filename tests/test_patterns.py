@@ -101,7 +101,14 @@ def test_whitening_gives_residuals_of_unit_covariance_and_uses_training_trials_a
     assert len(made.gain_) == 8
 
 
-@pytest.mark.parametrize("name", [n for n in DECODERS if n != "network"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "logistic" else [])
+        for name in DECODERS
+        if name != "network"
+    ],
+)
 def test_every_decoder_finds_what_is_planted_and_nothing_in_shuffled_labels(name: str):
     data = planted(80, n_runs=4, repeats=4, effect=1.5)
     rng = np.random.default_rng(3)
