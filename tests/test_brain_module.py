@@ -89,19 +89,12 @@ def test_samples_of_channels_without_a_place_are_not_read() -> None:
 def test_windows_with_other_sensors_each_use_their_own_places() -> None:
     first, second = noise(1, channels=6, time=32), noise(1, channels=6, time=32)
     second = replace(second, position=second.position.flip(1), x=second.x * 2)
-    both = Batch(**{k: v for k, v in vars(first).items()})
-    for name in ("x", "position"):
-        both = replace(both, **{name: torch.cat([getattr(first, name), getattr(second, name)])})
-    for name in ("channel_mask", "kind", "orientation", "has_position"):
-        both = replace(
-            both, **{name: getattr(first, name).repeat(2, *[1] * (getattr(first, name).ndim - 1))}
-        )
-    both = replace(
-        both,
-        onset=torch.zeros(2).double(),
-        subject=torch.zeros(2).long(),
-        recording=torch.zeros(2).long(),
-    )
+    stacked = {
+        name: torch.cat([getattr(first, name), getattr(second, name)])
+        for name, value in vars(first).items()
+        if isinstance(value, Tensor)
+    }
+    both = replace(first, **stacked)
     model = small()
     with torch.no_grad():
         alone = torch.cat([model.encode(part).pooled() for part in (first, second)])

@@ -177,7 +177,7 @@ def test_any_model_can_be_read_by_a_readout() -> None:
     with pytest.raises(ValueError, match="has 3 outputs, n_outputs is 5"):
         Retrieve(small(), n_outputs=5)
     with pytest.raises(ValueError, match="share is 2"):
-        Retrieve(small(), n_outputs=3, share=2)
+        Retrieve(small(), n_outputs=3, share=2.0)
     made = Retrieve(Plain(), n_outputs=3)
     assert made(with_targets()).shape == (6, 3)
 

@@ -176,6 +176,12 @@ def retrieve_over_time(
     return RetrievalOverTime(start_s + starts / rate, start_s + stops / rate, scores)
 
 
+def of_subject(windows: Batch, subject: int) -> Batch:
+    """The windows of one person."""
+    mine = windows.subject == subject
+    return windows._map(lambda tensor: tensor[mine])
+
+
 def part_of(windows: Batch, first: int, last: int) -> Batch:
     """The same windows with samples from `first` to before `last` alone."""
     return replace(

@@ -49,7 +49,7 @@ class _Scores(nn.Module):
     def scores(
         self,
         estimate: Float[Tensor, "batch feature *time"],
-        candidate: Float[Tensor, "candidate feature *time"],
+        candidate: Float[Tensor, "candidate dim *more"],
     ) -> Float[Tensor, "batch candidate"]:
         """Products, of what is normalised, times the scale."""
         if estimate.shape[1:] != candidate.shape[1:]:

@@ -1,9 +1,10 @@
 """Simulated BOLD of parcels: networks at rest whose states change, and pictures that some code.
 
 Parcels of a network share a slow rhythm. In state "rest_a" each network follows the one before it
-by two volumes, in "rest_b" the one behind it, with the same strength and spectrum: who leads whom
-is all that differs. With pictures, parcels of the visual network answer to a code of each picture
-with a haemodynamic delay, those of the default network more weakly, all others not.
+by two volumes, in "rest_b" the one behind it, with the same spectrum. In "rest_b" the default
+network is stronger besides, and the visual one weaker. With pictures, parcels of the visual network
+answer to a code of each picture with a haemodynamic delay, those of the default network more
+weakly, all others not.
 
 Source: Yeo et al. 2011 (names of the seven networks); Friston et al. 1998 (response).
 Axes: channel = parcel, time = volume; stimulus feature. Metres, MNI frame; percent.
@@ -36,6 +37,7 @@ NETWORKS = {
     "default": ((0.010, -0.055, 0.030), 0.5),
 }
 STATES = ("rest_a", "rest_b")
+_IN_B = {"default": 1.4, "visual": 0.7}  # strength of networks in rest_b
 _LAG, _COUPLING = 2, 0.9  # volumes; share of the network that is followed
 _POLE, _PERIOD_S = 0.9, 28.0  # of the slow rhythm
 _LEAD_S, _TAIL_S = 12.0, 20.0
@@ -214,4 +216,6 @@ def _slow(
     for kind, shift in enumerate((1, -1)):
         late = np.roll(np.roll(slow, shift, axis=0), _LAG, axis=1)
         followed[:, state == kind] = late[:, state == kind]
-    return np.sqrt(1 - _COUPLING**2) * slow + _COUPLING * followed
+    found = np.sqrt(1 - _COUPLING**2) * slow + _COUPLING * followed
+    strength = np.array([_IN_B.get(name, 1.0) for name in NETWORKS])
+    return np.where(state == 1, strength[:, None], 1.0) * found
