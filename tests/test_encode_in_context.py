@@ -21,6 +21,7 @@ from neurofm.data import (
     VoxelData,
     VoxelLoader,
     read_people,
+    read_phrases,
     shared_stimuli,
     shown_apart,
     write_person,
@@ -114,6 +115,9 @@ def test_measured_voxels_are_averaged_over_repeats_and_z_scored() -> None:
         assert min(np.abs(drawn.responses[voxel] - y).max() for y in own) < 1e-5
 
 
+PARTS = ("features", "responses", "held_features", "held_responses")
+
+
 def voxel_folder(folder):
     """Two people: both saw a to f, one g to n, the other o to v."""
     rng = np.random.default_rng(0)
@@ -134,9 +138,11 @@ def test_people_of_a_folder_are_split_by_what_all_have_seen(tmp_path, monkeypatc
     monkeypatch.setenv("NEUROFM_DATA", str(tmp_path))
     own, shared = (FolderVoxels("voxels", subjects=["2"], shared=s) for s in (False, True))
     assert set(own.stimuli) == set("opqrstuv") and set(shared.stimuli) == set("abcdef")
-    x, y, held_x, held_y = shown_apart(people[0], features, set("abcdef"))
+    apart = shown_apart(people[0], features, set("abcdef"))
+    x, y, held_x, held_y = (getattr(apart, name) for name in PARTS)
     assert [part.shape for part in (x, y, held_x, held_y)] == [(8, 12), (8, 4), (6, 12), (6, 4)]
     assert y.mean(0) == pytest.approx(0, abs=1e-6) and y.std(0) == pytest.approx(1, abs=1e-5)
+    assert apart.kept.all() and read_phrases("voxels") == {}
     assert abs(held_y.mean(0)).max() > 0.01  # by the statistics of the first part
 
 

@@ -86,11 +86,13 @@ from .voxel_data import VoxelData as VoxelData
 from .voxel_data import VoxelLoader as VoxelLoader
 from .voxel_files import FolderVoxels as FolderVoxels
 from .voxel_files import read_people as read_people
+from .voxel_files import read_phrases as read_phrases
 from .voxel_files import shared_stimuli as shared_stimuli
 from .voxel_files import write_person as write_person
 from .voxel_sources import MeasuredVoxels as MeasuredVoxels
 from .voxel_sources import SimulatedVoxels as SimulatedVoxels
 from .voxel_sources import SyntheticVoxels as SyntheticVoxels
+from .voxel_sources import TwoParts as TwoParts
 from .voxel_sources import shown as shown
 from .voxel_sources import shown_apart as shown_apart
 from .windows import Windows as Windows

@@ -2,6 +2,7 @@
 
     FOLDER/embeddings.npz       an array per stimulus (`StimulusTable`); or .safetensors
     FOLDER/sub-1.npz ...        `write_person`: single-trial betas of each person
+    FOLDER/phrases.npz          an array per phrase, if there are any
 
 Whatever reads a data set into `Responses` can write the second; embeddings come from
 `neurofm.stimuli` or from where they were published.
@@ -87,6 +88,22 @@ def read_people(
     features = dict(zip(table.names, table.vectors / length, strict=True))
     chosen = names if subjects is None else list(subjects)
     return [_read(folder / f"sub-{name}.npz", name) for name in chosen], features
+
+
+def read_phrases(folder: str | Path) -> dict[str, np.ndarray]:
+    """Unit-norm embeddings of phrases by phrase: `phrases.npz` or `.safetensors` of a folder.
+
+    Of the network whose embeddings of pictures are in the folder, such as CLIP's text encoder. No
+    such file, no phrases.
+    """
+    folder = _found(folder)
+    present = [folder / f"phrases{end}" for end in (".safetensors", ".npz")]
+    present = [path for path in present if path.is_file()]
+    if not present:
+        return {}
+    table = StimulusTable.read(present[0])
+    length = np.linalg.norm(table.vectors, axis=1, keepdims=True)
+    return dict(zip(table.names, table.vectors / length, strict=True))
 
 
 def _found(folder: str | Path) -> Path:

@@ -20,7 +20,7 @@ import numpy as np
 from neurofm.cards import configured
 from neurofm.data.stimulus_table import StimulusTable
 from neurofm.io.simulated.tuning import TunedWorld
-from neurofm.shapes import Float
+from neurofm.shapes import Bool, Float
 from neurofm.types import Responses
 
 _UNIT = 0.01  # deviation of a norm from 1 that half precision may leave
@@ -282,18 +282,33 @@ def _means(
     return table, mean, np.isfinite(mean).all(0) & (mean.std(0) > 0)
 
 
+@dataclass(frozen=True)
+class TwoParts:
+    """One person's stimuli in two parts; both z-scored by the first part alone.
+
+    Args:
+        features: Embeddings of the first part.
+        responses: Mean responses to them.
+        held_features: Of the second part.
+        held_responses: To those.
+        kept: True for the voxels of the person that are in both: measured, and not constant.
+    """
+
+    features: Float[np.ndarray, "stimulus feature"]
+    responses: Float[np.ndarray, "stimulus voxel"]
+    held_features: Float[np.ndarray, "held feature"]
+    held_responses: Float[np.ndarray, "held voxel"]
+    kept: Bool[np.ndarray, " all_voxels"]
+
+
 def shown_apart(
     person: Responses, features: Mapping[str, np.ndarray], held: Collection[str]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+) -> TwoParts:
     """One person's stimuli in two parts, to take contexts from one and predict the other.
 
     Args:
         features: Embedding of each stimulus, unit norm.
         held: Stimuli of the second part.
-
-    Returns:
-        Embeddings and mean responses of the first part, then of the second; voxels that are missing
-        or constant in either are left out. Both are z-scored by the first part alone.
 
     Raises:
         ValueError: As `shown`, or a part without stimuli.
@@ -310,4 +325,4 @@ def shown_apart(
         raise ValueError(f"{person.recording.id}: no voxel was measured in both parts.")
     mean, spread = first[1][:, known].mean(0), first[1][:, known].std(0)
     scaled = [((part[1][:, known] - mean) / spread).astype(np.float32) for part in (first, second)]
-    return first[0], scaled[0], second[0], scaled[1]
+    return TwoParts(first[0], scaled[0], second[0], scaled[1], known)
