@@ -255,7 +255,25 @@ def _agreement(folder: Path, runs: dict[str, list[Any]]) -> dict[str, float]:
             scale = np.abs(two).max(0) + 1e-30
             error = max(error, float((np.abs(one - two) / scale).max()))
             largest = max(largest, float(np.abs(one - two).max()))
-    return {"penalties": float(same.mean()), "relative": error, "absolute": largest}
+    return {
+        "penalties": float(same.mean()),
+        "relative": error,
+        "absolute": largest,
+        "score": _lost(folder, ours, theirs, ~same) if not same.all() else 0.0,
+    }
+
+
+def _lost(folder: Path, ours: np.ndarray, theirs: np.ndarray, which: np.ndarray) -> float:
+    """Largest difference of score, in float64, between two penalties chosen for one voxel."""
+    from neurofm.linear import VoxelwiseRidge
+
+    x, y = np.load(folder / "x.npy"), np.load(folder / "y.npy", mmap_mode="r")[:, which]
+    grid = np.unique(np.r_[ours[which], theirs[which].astype(np.float64)])
+    model = VoxelwiseRidge(grid, folds=FOLDS, standardize=False)
+    table = model.scores(x.astype(np.float64), y.astype(np.float64))
+    places = [np.abs(grid[:, None] / chosen[which] - 1).argmin(0) for chosen in (ours, theirs)]
+    one, two = (table[place, np.arange(table.shape[1])] for place in places)
+    return float(np.abs(one - two).max())
 
 
 def text(result: dict[str, Any]) -> str:
@@ -282,8 +300,9 @@ def text(result: dict[str, Any]) -> str:
         lines.append(f"{ratio:.2f}x as fast as {peer} (ranges {apart})")
     found, rates = result["agreement"], result["rates"]
     lines.append(
-        f"himalaya's penalty for {100 * found['penalties']:.3f} % of voxels, their weights differ "
-        f"by at most {found['relative']:.1e} of a voxel's largest ({found['absolute']:.1e}); "
+        f"himalaya's penalty for {100 * found['penalties']:.3f} % of voxels (others: scores of the "
+        f"two differ by {found['score']:.0e} at most), their weights differ by at most "
+        f"{found['relative']:.1e} of a voxel's largest ({found['absolute']:.1e}); "
         f"torch.mm at {rates['mm']:.0f} G/s, oneDNN at {rates['onednn']:.0f}"
     )
     return "\n".join(lines)
