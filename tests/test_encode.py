@@ -13,6 +13,7 @@ from response_toys import Batches, PairsData, fitted, pairs_of, scored
 from torch import Tensor
 
 from neurofm.batch import ResponseModel
+from neurofm.data.response_data import PairLoader, PairTable
 from neurofm.models import CoreReadout, LanguageCore, LinearReadout, TransformerBrainEncoder
 from neurofm.nn.response_losses import masked_concordance, masked_huber, masked_mse
 from neurofm.tasks import Encode
@@ -150,11 +151,14 @@ def kept(folder: Path, epochs: int, data: PairsData, start: Path | None = None) 
     checkpoint = lightning.pytorch.callbacks.ModelCheckpoint(
         dirpath=folder, filename="best", monitor=task.best[0], mode=task.best[1], save_last=True
     )
+    cut = lightning.pytorch.callbacks.ModelCheckpoint(
+        dirpath=folder, filename="{step}", every_n_train_steps=6, save_top_k=-1
+    )
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
         logger=False,
-        callbacks=[checkpoint],
+        callbacks=[checkpoint, cut],
         enable_progress_bar=False,
         enable_model_summary=False,
     )
@@ -177,6 +181,25 @@ def test_a_run_that_goes_on_ends_like_one_that_never_stopped(tmp_path: Path) -> 
         torch.testing.assert_close(value, resumed.state_dict()[name], rtol=0, atol=0)
     loaded = Encode.load_from_checkpoint(tmp_path / "whole" / "last.ckpt")
     torch.testing.assert_close(loaded(given.held), whole.eval()(given.held), rtol=0, atol=0)
+
+
+def stored(given: PairsData) -> PairsData:
+    """The same pairs from the loader of `ResponseData`, which resumes anywhere."""
+    pairs = given.train
+    values = torch.where(pairs.mask, pairs.y, torch.nan).numpy()
+    rows = pairs.index.numpy()
+    table = PairTable(pairs.stimulus.numpy(), values, rows, pairs.subject.numpy())
+    loader = PairLoader(table, batch_size=16, shuffle=True, seed=3)
+    given.train_dataloader = lambda: loader  # type: ignore[method-assign]
+    return given
+
+
+def test_a_run_cut_in_mid_epoch_goes_on_with_the_next_batch(tmp_path: Path) -> None:
+    whole = kept(tmp_path / "whole", 3, stored(data()))
+    cut = tmp_path / "whole" / "step=6.ckpt"  # of four batches in an epoch
+    resumed = kept(tmp_path / "rest", 3, stored(data()), cut)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(value, resumed.state_dict()[name], rtol=0, atol=0)
 
 
 def test_areas_come_from_the_data() -> None:
