@@ -32,12 +32,6 @@ from neurofm.evaluate.network_ablation import (
     read_networks,
 )
 from neurofm.evaluate.patterns import decode_patterns, trial_patterns, weight_map
-from neurofm.evaluate.network_ablation import (
-    NetworkAblation,
-    ablate_networks,
-    networks_of,
-    read_networks,
-)
 from neurofm.evaluate.probing import LinearProbe, RidgeProbe
 from neurofm.evaluate.protocol import (
     FoldScores,
@@ -56,13 +50,6 @@ from neurofm.evaluate.retrieval_over_time import (
 )
 from neurofm.evaluate.searchlight import SearchlightMap, searchlight
 from neurofm.evaluate.simulated_futures import Behaviour, read_behaviour
-from neurofm.evaluate.retrieval_over_time import (
-    NetworkRetriever,
-    RetrievalOverTime,
-    RidgeRetriever,
-    of_subject,
-    retrieve_over_time,
-)
 from neurofm.evaluate.spdnet_classifier import SPDNetClassifier
 from neurofm.evaluate.suite_cards import read_suite
 from neurofm.evaluate.suites import Suite, nested_share
