@@ -105,13 +105,13 @@ class ROIAblation:
     def run(
         self,
         voxels: Float[np.ndarray, "stimulus voxel"],
-        regions: Mapping[str, Bool[np.ndarray, " voxel"]],
+        regions: Mapping[str, np.ndarray],
     ) -> list[Ablation]:
         """Every region and metric.
 
         Args:
             voxels: Test responses, as the decoder takes them.
-            regions: Mask of each.
+            regions: Mask of each, bool by voxel.
 
         Raises:
             ValueError: A mask of other voxels, empty or of all of them; `zero` on betas that are

@@ -222,7 +222,7 @@ class ImageGenerator(Protocol):
 def guided(
     diffusion: LatentDiffusion,
     vision: Float[Tensor, "batch token dim"] | None,
-    text: Float[Tensor, "batch word dim"] | None,
+    text: Float[Tensor, "batch word dim_"] | None,
     *,
     guidance: float | int,
 ) -> Denoise:
@@ -248,8 +248,8 @@ def guided(
 def generate_images(
     diffusion: LatentDiffusion,
     low_level: Float[Tensor, "batch 3 height width"] | None,
-    vision: Float[Tensor, "batch token dim"] | None,
-    text: Float[Tensor, "batch word dim"] | None,
+    vision: Float[Tensor, "row token dim"] | None,
+    text: Float[Tensor, "row_ word dim_"] | None,
     *,
     strength: float | int = 0.75,
     guidance: float | int = 7.5,

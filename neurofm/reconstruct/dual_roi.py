@@ -161,11 +161,11 @@ def symmetric_clip(
 
 def stabilise(
     predicted: Float[Tensor, "batch dim"],
-    training: Float[Tensor, "stimulus dim"],
+    training: Float[Tensor, "stimulus dim_"],
     *,
     k: int = 10,
     temperature: float | int = 0.05,
-) -> Float[Tensor, "batch dim"]:
+) -> Float[Tensor, "batch dim_"]:
     """Put predicted embeddings back among real ones: a mean of the nearest of the training set.
 
     Args:

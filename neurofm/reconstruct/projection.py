@@ -22,7 +22,7 @@ from neurofm.shapes import Float, Int
 
 def project_onto_images(
     weights: Float[Tensor, "voxel embedding"],
-    bank: Float[Tensor, "image embedding"],
+    bank: Float[Tensor, "image embedding_"],
     *,
     temperature: float = 1 / 150,
     chunk: int = 256,
@@ -76,7 +76,7 @@ def _project(weights: Tensor, bank: Tensor, temperature: float, block: int) -> T
 
 def nearest_images(
     weights: Float[Tensor, "voxel embedding"],
-    bank: Float[Tensor, "image embedding"],
+    bank: Float[Tensor, "image embedding_"],
     *,
     k: int = 5,
     chunk: int = 256,
@@ -100,7 +100,7 @@ def nearest_images(
 
 def nearest_captions(
     weights: Float[Tensor, "voxel embedding"],
-    bank: Float[Tensor, "image embedding"],
+    bank: Float[Tensor, "image embedding_"],
     captions: Sequence[str],
     *,
     chunk: int = 256,

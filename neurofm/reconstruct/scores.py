@@ -23,7 +23,7 @@ from neurofm.types import Result
 
 def score_images(
     seen: Float[Tensor, "stimulus 3 height width"],
-    made: Float[Tensor, "stimulus 3 height_ width_"],
+    made: Float[Tensor, "image 3 height_ width_"],
     *,
     features: dict[str, Callable[[Tensor], Tensor]] | None = None,
     size: int | None = None,

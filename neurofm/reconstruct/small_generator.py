@@ -165,8 +165,8 @@ def train(
 
 def train_small_generator(
     images: Float[Tensor, "stimulus 3 height width"],
-    vision: Float[Tensor, "stimulus token dim"] | None,
-    text: Float[Tensor, "stimulus word dim_"] | None,
+    vision: Float[Tensor, "row token dim"] | None,
+    text: Float[Tensor, "row_ word dim_"] | None,
     *,
     autoencoder_steps: int = 300,
     denoiser_steps: int = 600,
@@ -213,6 +213,7 @@ def train_small_generator(
         *(len(images),),
         steps=autoencoder_steps,
         batch_size=32,
+        lr=4e-3,
         generator=generator,
     )
     autoencoder.standardise(images)
@@ -226,6 +227,7 @@ def train_small_generator(
         *(len(images),),
         steps=denoiser_steps,
         batch_size=32,
+        lr=4e-3,
         generator=generator,
     )
     made.history = history  # type: ignore[assignment]
@@ -234,7 +236,7 @@ def train_small_generator(
 
 def train_prior(
     condition: Float[Tensor, "stimulus dim"],
-    target: Float[Tensor, "stimulus dim"],
+    target: Float[Tensor, "stimulus_ dim_"],
     *,
     steps: int = 1000,
     width: int = 256,

@@ -88,8 +88,8 @@ class LinearVoxelEncoder(nn.Module):
         lr: float = 3e-4,
         weight_decay: float = 2e-2,
         shift: int = 4,
-        noise: float = 0.05,
-        brightness: float = 0.05,
+        noise: float | int = 0.05,
+        brightness: float | int = 0.05,
         seed: int = 0,
     ) -> list[float]:
         """AdamW on squared error with the published settings; returns the loss of each epoch.
@@ -134,8 +134,8 @@ def augment(
     images: Float[Tensor, "batch 3 height width"],
     *,
     shift: int = 4,
-    noise: float = 0.05,
-    brightness: float = 0.05,
+    noise: float | int = 0.05,
+    brightness: float | int = 0.05,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "batch 3 height width"]:
     """Images moved, noisy and brighter or darker, each in its own way; not clamped."""

@@ -33,7 +33,7 @@ def plot_image_rows(
         raise ValueError(f"plot_image_rows: no rows for {title!r}.")
     columns = min(columns, max(len(images) for images in rows.values()))
     figure = Figure(figsize=(1.3 + 0.75 * columns, 0.55 + 0.8 * len(rows) + 0.3 * bool(names)))
-    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01)
+    figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.01)
     table = figure.subplots(len(rows), columns, squeeze=False)
     for line, (name, images) in zip(table, rows.items(), strict=True):
         for i, axes in enumerate(line):
