@@ -158,6 +158,23 @@ def test_a_share_is_drawn_once_for_all_people():
     assert len(tested) == 9 and len(data.tables["test"]) > 9
 
 
+def test_whole_people_test_what_others_learned():
+    people = [responses(str(i)) for i in (1, 2, 3, 4)]
+    arguments = {"responses": people, "stimuli": stimuli(), "split_by": "subject"}
+    data = ResponseData(**arguments, test=["3"], validate=0.3, batch_size=4)
+    data.setup()
+    sides = {side: set(table.subject.tolist()) for side, table in data.tables.items()}
+    assert sides["test"] == {2} and len(sides["validate"]) == 1 and len(sides["train"]) == 2
+    assert set.union(*sides.values()) == {0, 1, 2, 3}
+    for change, words in (
+        ({"test": ["9"]}, r"test names \['9'\]"),
+        ({"test": ["1", "2", "3", "4"], "validate": 0.0}, "of 4 people 4 test"),
+        ({"responses": [*people, responses("5", channels=4)]}, "whose channels are not the same"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ResponseData(**arguments | change).setup()
+
+
 def test_order_repeats_and_resumes():
     def make():
         return ResponseData(

@@ -20,6 +20,7 @@ from .loader import BatchLoader as BatchLoader
 from .mixing import Mixing as Mixing
 from .module import BrainData as BrainData
 from .padding import collate as collate
+from .pair_loader import PairLoader as PairLoader
 from .preparing.executors import Executor as Executor
 from .preparing.executors import open_executor as open_executor
 from .preparing.keys import source_files as source_files
@@ -27,7 +28,6 @@ from .preparing.keys import store_folder as store_folder
 from .preparing.preparation import Prepared as Prepared
 from .preparing.preparation import prepare_recording as prepare_recording
 from .preparing.prepare import prepare_corpus as prepare_corpus
-from .response_data import PairLoader as PairLoader
 from .response_data import ResponseData as ResponseData
 from .response_pairs import averaged as averaged
 from .response_pairs import refuse_shared_stimuli as refuse_shared_stimuli

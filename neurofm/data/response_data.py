@@ -8,129 +8,20 @@ that a run resumes where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import numpy as np
-import torch
 
-from neurofm.batch import Pairs
+from neurofm.data.pair_loader import PairLoader, PairTable
 from neurofm.data.response_pairs import averaged, refuse_shared_stimuli, split_trials, standardized
 from neurofm.data.stimulus_table import StimulusTable
 from neurofm.io import open_corpus
-from neurofm.nn.processes import place
 from neurofm.types import Responses
 
 SIDES = ("train", "validate", "test")
-
-
-@dataclass(frozen=True)
-class PairTable:
-    """Rows of one side in memory.
-
-    Args:
-        vectors: Of all stimuli; first axis stimulus.
-        values: NaN where not measured; `row channel [time]`.
-        stimulus: Index into `vectors`.
-        subject: Index into the list of people.
-    """
-
-    vectors: np.ndarray
-    values: np.ndarray
-    stimulus: np.ndarray
-    subject: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.stimulus)
-
-    def batch(self, rows: np.ndarray) -> Pairs:
-        """Some rows."""
-        y = self.values[rows]
-        known = np.isfinite(y).reshape(*y.shape[:2], -1).all(axis=2)
-        filled = np.where(known.reshape(*known.shape, *(1,) * (y.ndim - 2)), y, 0)
-        return Pairs(
-            stimulus=torch.from_numpy(self.vectors[self.stimulus[rows]]),
-            y=torch.from_numpy(np.ascontiguousarray(filled, dtype=np.float32)),
-            mask=torch.from_numpy(known),
-            subject=torch.from_numpy(self.subject[rows]),
-            index=torch.from_numpy(self.stimulus[rows]),
-        )
-
-
-class PairLoader:
-    """Batches of pairs in an order that depends on seed and epoch alone.
-
-    Args:
-        table: Where rows come from.
-        batch_size: Rows in a batch, over all processes.
-        shuffle: A new order each epoch.
-        seed: Of the order.
-        together: Rows of one person in each batch.
-    """
-
-    def __init__(
-        self,
-        table: PairTable,
-        *,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        together: bool = False,
-    ) -> None:
-        if batch_size < 1 or not len(table):
-            raise ValueError(
-                f"PairLoader: batch_size {batch_size}, {len(table)} rows; at least 1 of each."
-            )
-        self.table, self.batch_size, self.shuffle = table, batch_size, shuffle
-        self.seed, self.together = seed, together
-        self.epoch = -1
-        self._position = 0
-        self._resume = False
-
-    def plan(self, epoch: int) -> list[np.ndarray]:
-        """Rows of each batch of an epoch, over all processes."""
-        rng = np.random.default_rng([self.seed, epoch])
-        rows = rng.permutation(len(self.table)) if self.shuffle else np.arange(len(self.table))
-        people = self.table.subject[rows] if self.together else np.zeros(len(rows), dtype=int)
-        batches = []
-        for person in np.unique(people):
-            own = rows[people == person]
-            batches += [own[i : i + self.batch_size] for i in range(0, len(own), self.batch_size)]
-        if self.shuffle and self.together:
-            batches = [batches[i] for i in rng.permutation(len(batches))]
-        return batches
-
-    def __len__(self) -> int:
-        return len(self.plan(0))
-
-    def __iter__(self) -> Iterator[Pairs]:
-        if not self._resume:
-            self.epoch, self._position = self.epoch + 1, 0
-        self._resume = False
-        rank, world = place()
-        plan = self.plan(max(self.epoch, 0))
-        for step in range(self._position, len(plan)):
-            self._position = step + 1
-            share = -(-len(plan[step]) // world)
-            # A batch that does not divide gives its last rows twice, as elsewhere.
-            rows = np.resize(plan[step], share * world)[rank * share : (rank + 1) * share]
-            yield self.table.batch(rows)
-
-    def finish(self) -> None:
-        """Declare the epoch over, although batches are left (`limit_train_batches`)."""
-        self._position = len(self)
-
-    def state_dict(self) -> dict[str, int]:
-        """Epoch and number of batches given out in it."""
-        return {"epoch": self.epoch, "position": self._position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue behind the last batch given out."""
-        self.epoch, self._position = state["epoch"], state["position"]
-        self._resume = self.epoch >= 0 and 0 <= self._position < len(self)
 
 
 class ResponseData(lightning.LightningDataModule):
@@ -145,7 +36,9 @@ class ResponseData(lightning.LightningDataModule):
         responses: Of each person, in place of `dataset`.
         stimuli: A file or table of vectors by name of the stimulus (see `StimulusTable`); the
             pictures themselves by default.
-        split_by: "shared" (test on the corpus's shared stimuli), "stimulus", "category", "run".
+        split_by: "shared" (test on the corpus's shared stimuli), "stimulus", "category", "run"; or
+            "subject": whole people test, with the stimuli of the others, so that channels must be
+            the same in all (parcels, sensors).
         test: Names or a share, for the splits other than "shared".
         validate: Names or a share of what does not test.
         standardize: "run" (each run by its training trials), "all", or None.
@@ -220,15 +113,17 @@ class ResponseData(lightning.LightningDataModule):
         if self.tables:
             return
         self.responses = self._read()
-        held = self._held()
-        kept = [self._sides(one, *held) for one in self.responses]
+        whole = self.split_by == "subject"
+        held = (0.0, 0.0) if whole else self._held()
+        kept = self._of_people() if whole else [self._sides(r, *held) for r in self.responses]
         names = dict.fromkeys(n for sides in kept for one in sides.values() for n in one.stimulus)
         self.names = tuple(names)
         vectors = self._vectors(self.names)
         contents = dict(zip(self.names, vectors, strict=True))
         # Between people too: who saw a test stimulus of another in training has seen it.
         train, test = ([n for s in kept for n in s[side].stimulus] for side in ("train", "test"))
-        refuse_shared_stimuli(train, test, contents=contents)
+        if not whole:  # where the question is of new people, stimuli may be the same
+            refuse_shared_stimuli(train, test, contents=contents)
         index = {name: i for i, name in enumerate(self.names)}
         self.tables = {
             side: self._table([sides[side] for sides in kept], vectors, index) for side in SIDES
@@ -304,6 +199,37 @@ class ResponseData(lightning.LightningDataModule):
             name: averaged(side) if len(side) and (self.average or name == "test") else side
             for name, side in sides.items()
         }
+
+    def _of_people(self) -> list[dict[str, Responses]]:
+        """Every person on one side."""
+        names = [one.recording.subject for one in self.responses]
+        if len({one.sensors.names for one in self.responses}) > 1 or self.people == "concatenate":
+            raise ValueError(
+                f"ResponseData: a split by subject with people {self.people!r} whose channels are "
+                "not the same; expected alternate and the same channels in all. Average voxels "
+                "over parcels of an atlas first."
+            )
+        rng = np.random.default_rng(self.seed)
+        side: dict[str, str] = {}
+        for what, wanted in (("test", self.test), ("validate", self.validate)):
+            left = [name for name in names if name not in side]
+            named = _drawn(left, wanted, rng, what) if isinstance(wanted, float | int) else wanted
+            unknown = sorted(set(named) - set(left))
+            if unknown:
+                raise ValueError(f"ResponseData: {what} names {unknown}; there are {left}.")
+            side |= dict.fromkeys(named, what)
+        if len(side) == len(names) or "test" not in side.values():
+            raise ValueError(
+                f"ResponseData: of {len(names)} people {len(side)} test or validate; expected some "
+                "to train and some to test."
+            )
+        found = []
+        for one, name in zip(self.responses, names, strict=True):
+            z = one if self.standardize is None else standardized(one, by=self.standardize)
+            own = side.get(name, "train")
+            z = averaged(z) if self.average or own == "test" else z
+            found.append({s: z if s == own else z.pick([]) for s in SIDES})
+        return found
 
     def _tested(self) -> Sequence[str] | float:
         if self.split_by != "shared":
