@@ -22,7 +22,14 @@ def test_the_readme_s_python_runs(code, tmp_path, monkeypatch, capsys):
 
     exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
 
-    assert "physical 256.0" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    if "BrainData" in code:
+        assert "physical 256.0" in printed
+    else:
+        r, passed, matched = map(float, printed.split())
+        assert 0 < r < 1
+        assert 0.2 < passed < 1
+        assert matched > 0.6
 
 
 CORPORA = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
