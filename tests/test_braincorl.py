@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +35,18 @@ def answers(*shape: int, seed: int = 1) -> Tensor:
 
 def close(a: Tensor, b: Tensor) -> None:
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_every_tensor_of_the_original_agrees() -> None:
+    """Tokens, attention, weights, predictions, gradients, the ridge baseline and the scores."""
+    path = Path(__file__).with_name("check_golden.py")
+    spec = importlib.util.spec_from_file_location("check_golden", path)
+    checker = importlib.util.module_from_spec(spec)
+    sys.modules["check_golden"] = checker
+    spec.loader.exec_module(checker)
+    lines = checker.check(path.parent / "golden" / "braincorl")
+    assert len(lines) == 28
+    assert [line.name for line in lines if not line.passed] == []
 
 
 def test_the_order_of_a_context_does_not_matter(model: BraInCoRL) -> None:
