@@ -46,13 +46,13 @@ class Routed:
             baseline.
         left: What each query of the hemisphere says of each vertex; without the last axis where a
             vertex has one query.
-        right: The same.
+        right: The same; no vertices and no queries where there is one hemisphere.
         attention: Where each query looked, of each layer: batch query height width, adds up to 1.
     """
 
     tokens: Tensor | None
     left: Float[Tensor, "batch channel *query"]
-    right: Float[Tensor, "batch vertex *query"]
+    right: Tensor
     attention: tuple[Tensor, ...]
 
 
