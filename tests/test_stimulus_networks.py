@@ -114,6 +114,18 @@ def test_missing_files_are_named_with_a_remedy(vit, gpt2, tmp_path, monkeypatch)
         load_network(vit, kind="smell")
 
 
+def test_a_cache_tells_preparations_apart(vit, tmp_path):
+    first = layer_features(vit, IMAGES, pool="cls", cache=tmp_path / "cache")
+    other = tmp_path / "other"
+    shutil.copytree(vit, other)
+    changed = pictures() | {"image_mean": [0.0] * 3}
+    (other / "preprocessor_config.json").write_text(json.dumps(changed))
+    second = layer_features(other, IMAGES, pool="cls", cache=tmp_path / "cache")
+    assert all(np.abs(first[name] - second[name]).max() > 1e-3 for name in first)
+    again = layer_features(vit, IMAGES, pool="cls", cache=tmp_path / "cache")
+    assert all((first[name] == again[name]).all() for name in first)
+
+
 def test_pictures_are_prepared_by_the_numbers_of_the_file(vit):
     plain = Preparation.read(vit)(np.full((1, 3, 40, 48), 255, np.uint8))
     assert plain.shape == (1, 3, 32, 32)

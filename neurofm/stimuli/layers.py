@@ -76,7 +76,8 @@ def layer_features(
             over 4 x 4 cells), "flatten" and "none".
         cache: A folder; features are found again by stimulus, weights, site and pooling.
         device: Where the network runs; it is moved there.
-        prepare: For a torch module: from a batch of pictures to its input.
+        prepare: For a torch module: from a batch of pictures to its input. A cache knows functions
+            by name: take another name, or folder, for what they do differently.
         kind: Of a network by name; see `load_network`.
         local_files_only: Download nothing.
         sfreq: Of sounds, Hz.
@@ -104,7 +105,7 @@ def layer_features(
     store = FeatureCache(cache) if isinstance(cache, str | Path) else cache
     todo = list(range(len(unique)))
     if store is not None:
-        key = content_hash(weights_hash(network.model), network.kind, pool, sfreq, _of(prepare))
+        key = content_hash(weights_hash(network.model), network.kind, pool, network.about)
         todo = store.missing(key, names, unique)
     network.model.to(where)
     fresh: dict[str, dict[str, np.ndarray]] = {name: {} for name in names}
@@ -146,7 +147,7 @@ def _network(
         x = x.float() if x.is_floating_point() else x
         return {"x": x if prepare is None else prepare(x)}, None
 
-    return Network(model, "tensor", ready, lambda x: model(x), type(model).__name__)
+    return Network(model, "tensor", ready, lambda x: model(x), type(model).__name__, _of(prepare))
 
 
 def _items(stimuli: Any) -> list[Any]:
@@ -168,8 +169,11 @@ def _stimulus_hash(item: Any) -> str:
 
 
 def _of(prepare: Any) -> str:
-    """What stands for a preparation in the key: its fields, or its name."""
-    return "" if prepare is None else f"{getattr(prepare, '__qualname__', '')}{prepare!r}"
+    """What stands for a preparation in the key: the name of a function, else all its fields."""
+    if prepare is None:
+        return ""
+    name = getattr(prepare, "__qualname__", None)
+    return repr(prepare) if name is None else f"{prepare.__module__}.{name}"
 
 
 def _batches(todo: Sequence[int], items: Sequence[Any], size: int) -> Iterator[list[int]]:

@@ -53,6 +53,7 @@ class Network:
             (None: all).
         run: Called with the inputs by name.
         name: For messages.
+        about: How stimuli are prepared, for the key of a cache.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class Network:
     prepare: Callable[[Any], tuple[Inputs, Bool[Tensor, "stimulus token"] | None]]
     run: Callable[..., Any]
     name: str
+    about: str = ""
 
 
 def load_network(
@@ -95,19 +97,19 @@ def load_network(
     if chosen == "image":
         run = getattr(model, "get_image_features", None) or model
         preparation = Preparation.read(folder)
-        return Network(model, chosen, _pictures(preparation), run, str(name))
+        return Network(model, chosen, _pictures(preparation), run, str(name), repr(preparation))
     if chosen == "sound":
         run = model.get_encoder() if config.model_type == "whisper" else model
-        return Network(model, chosen, _sounds(folder, config, sfreq), run, str(name))
+        return Network(model, chosen, _sounds(folder, config, sfreq), run, str(name), f"{sfreq} Hz")
     tokenizer = _tokenizer(folder)
     limit = _limit(config)
     longest = limit if max_tokens is None else min(max_tokens, limit or max_tokens)
-    texts = _texts(tokenizer, longest)
+    texts, about = _texts(tokenizer, longest), f"{longest} tokens of {len(tokenizer)}"
     if chosen == "text":
         # Text towers that are pooled at the last token need their mask, others do not mind it.
         run = getattr(model, "get_text_features", None) or model
-        return Network(model, chosen, texts, run, str(name))
-    return Network(model, chosen, _both(texts, config.model_type), model, str(name))
+        return Network(model, chosen, texts, run, str(name), about)
+    return Network(model, chosen, _both(texts, config.model_type), model, str(name), about)
 
 
 def _folder(name: str, *, local_files_only: bool) -> Path:
