@@ -50,7 +50,7 @@ def plot_search_scores(
     axes.set_ylim(0, 1)
     axes.set_ylabel(f"{name} (share of searches)")
     axes.grid(axis="x", visible=False)
-    axes.legend(loc="upper right")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1))
     axes.set_title(title)
     return figure
 
@@ -86,6 +86,6 @@ def plot_retrieval_over_time(
     axes.set_xlabel(f"middle of the {1e3 * width_s:.0f} ms decoded, ms after the stimulus")
     axes.set_ylabel(f"{name} (share of searches)")
     axes.set_ylim(0, 1)
-    axes.legend(loc="upper left")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     axes.set_title(title)
     return figure
