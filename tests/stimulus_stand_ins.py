@@ -47,8 +47,12 @@ def stimulus_stand_in(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
     name = str(data["datasets"][0])
     network = recipe["model"]["init_args"]["model"]
-    if network["class_path"].endswith("ImageBrainModule"):  # small, to be quick
+    # Small, to be quick; the published sizes are tested as cards.
+    if network["class_path"].endswith("ImageBrainModule"):
         network["init_args"] |= {"code": 128, "hidden": 16, "width": 16, "head_width": 16}
+    elif network["init_args"].get("name") == "brain_module":
+        sizes = {"code": 128, "merged": 16, "mixed": 16, "hidden": 16, "depth": 2}
+        network |= {"class_path": "neurofm.models.BrainModule", "init_args": sizes}
     card["reader"] = {"class_path": card["reader"]["class_path"], "init_args": arguments}
     reader = SyntheticPictureMEGReader(**arguments)
     names = (*reader.train, *reader.shared())
