@@ -21,11 +21,11 @@ check: install
 	$(BIN)/ruff check neurofm tests
 	$(BIN)/mypy
 
-# As users run it, with every shape annotation checked at run time, and the notebooks.
+# As users run it, with every shape annotation checked at run time; then notebooks, processes, whole commands.
 test: check
 	$(BIN)/python -m pytest
 	$(BIN)/python -m pytest -q --jaxtyping-packages=neurofm,beartype.beartype
-	$(BIN)/python -m pytest -q -m notebook
+	$(BIN)/python -m pytest -q -m "notebook or system"
 
 bench: install
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -253,6 +253,7 @@ def test_adapters_alone_are_small_and_belong_to_their_base(tmp_path, batch):
         save_adapters(Decode(mirepnet(), n_outputs=2, adapt=Probe()), file)
 
 
+@pytest.mark.system
 def test_a_checkpoint_with_adapters_loads_without_peft(small, model, tmp_path):
     task = Decode(model, n_outputs=2, adapt=IA3(), lr=1e-2)
     keep = ModelCheckpoint(tmp_path, "best", save_top_k=1)

@@ -70,6 +70,7 @@ def mean(scores: Any, metric: str) -> float:
     return float(np.mean(list(per_subject(scores, metric).values())))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("name", "auroc", "accuracy"), [("CSP", 0.653, 0.617), ("TS", 0.681, 0.646)]
 )
@@ -83,6 +84,7 @@ def test_leaving_one_run_out(name: str, auroc: float, accuracy: float):
         assert found == pytest.approx(TS_BY_PERSON, abs=0.01)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("name", "accuracy", "kappa"),
     # The reference for these runs was a regression that does not weigh its classes.

@@ -43,6 +43,7 @@ def test_every_stage_of_a_suite_names_recipes_and_classes_that_exist() -> None:
                     assert recipe["data"]["init_args"]["preprocess"]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("folder", DONE, ids=lambda folder: folder.name)
 def test_the_table_is_what_the_records_give(folder: Path) -> None:
     from neurofm.cli.benchmark.found import found_in

@@ -175,6 +175,7 @@ def test_what_rests_most_of_the_time_is_not_called_flat(tiny):
     assert (facts._amplitude(signal) > 0).all()
 
 
+@pytest.mark.system
 @pytest.mark.corpus
 def test_every_folder_of_real_recordings_is_read_without_an_error(corpora, capsys):
     for folder in sorted(path for path in corpora.iterdir() if path.is_dir()):

@@ -11,6 +11,7 @@ from typing import Any
 import jsonargparse
 import pytest
 import torch
+from card_roles import reads_batches
 from torch import nn
 
 from neurofm import cards, objectives, readouts
@@ -20,12 +21,6 @@ from neurofm.tasks.token_cache import _window
 from neurofm.units import Kind
 
 MODELS = cards.names("models")
-
-
-def reads_batches(name: str) -> bool:
-    """Whether a card is of a brain model or a tokenizer; others go from stimuli to responses."""
-    path = cards.read("models", name)["class_path"]
-    return path.startswith("neurofm.tokenizers.") or hasattr(cards.load_class(path), "encode")
 
 
 OF_BATCHES = [name for name in MODELS if reads_batches(name)]

@@ -65,6 +65,7 @@ def test_the_demo_replaces_an_earlier_demo_and_nothing_else(tmp_path):
     assert not (tmp_path / "demo" / "report.html").exists()
 
 
+@pytest.mark.system
 def test_a_short_demo_ends_with_a_report_of_every_step(monkeypatch, tmp_path, capsys):
     """All steps with four people, two runs, few channels, two batches; scores are the demo's."""
     corpus = _corpus(4)

@@ -52,8 +52,8 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
 CARDS = [
     name
     for name in cards.names("models")
-    if "encode" not in dir(cards.load_class(cards.read("models", name)["class_path"]))
-] + ["du_in_tokenizer", "du_in_tokenizer_demo"]
+    if cards.read("models", name)["class_path"].startswith("neurofm.tokenizers.")
+]
 NAMES = [*CARDS, *SMALL]
 
 

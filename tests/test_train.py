@@ -334,6 +334,7 @@ def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.system
 def test_a_killed_run_resumes_from_its_last_checkpoint(small, here, capsys):
     keep = {
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
