@@ -234,6 +234,24 @@ class Responses:
             run=tuple(self.run[i] for i in index),
         )
 
+    @staticmethod
+    def joined(parts: Sequence[Responses]) -> Responses:
+        """Runs or sessions of one person, one after the other; channels are those of the first.
+
+        Raises:
+            ValueError: There is none, or their channels differ.
+        """
+        names = {part.sensors.names for part in parts}
+        if len(names) != 1:
+            raise ValueError(f"{len(parts)} runs with {len(names)} sets of channels, expected one.")
+        return replace(
+            parts[0],
+            values=np.concatenate([part.values for part in parts]),
+            stimulus=tuple(name for part in parts for name in part.stimulus),
+            run=tuple(run for part in parts for run in part.run),
+            recording=replace(parts[0].recording, session=None, run=None, path=None),
+        )
+
     def repeats(self) -> dict[str, np.ndarray]:
         """The trials of each stimulus, stimuli in the order of their first appearance."""
         found: dict[str, list[int]] = {}

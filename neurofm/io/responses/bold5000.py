@@ -22,7 +22,7 @@ import numpy as np
 
 from neurofm.io.integrity import check_file
 from neurofm.io.mri.images import open_image
-from neurofm.io.responses.trials import as_signal, joined, read_pictures, require_person
+from neurofm.io.responses.trials import as_signal, read_pictures, require_person
 from neurofm.io.responses.volumes import read_mask, read_volumes, voxel_sensors
 from neurofm.shapes import Float
 from neurofm.types import Recording, Responses, Signal
@@ -86,7 +86,7 @@ class BOLD5000Reader:
             ValueError: Nobody of this name, or lists and volumes of different length.
         """
         name = require_person(subject, self.people(), dataset=self.dataset)
-        return joined([self._session(r) for r in self.recordings() if r.subject == name])
+        return Responses.joined([self._session(r) for r in self.recordings() if r.subject == name])
 
     def load(self, recording: Recording) -> Signal:
         """One session: a sample per trial."""

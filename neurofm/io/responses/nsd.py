@@ -23,7 +23,7 @@ from neurofm.compat import optional
 from neurofm.io.integrity import check_file
 from neurofm.io.matlab import open_mat
 from neurofm.io.mri.images import Image
-from neurofm.io.responses.trials import as_signal, joined, require_person, square
+from neurofm.io.responses.trials import as_signal, require_person, square
 from neurofm.io.responses.volumes import read_labels, read_mask, read_volumes, voxel_sensors
 from neurofm.shapes import Float
 from neurofm.types import Recording, Responses, Sensors, Signal
@@ -101,7 +101,7 @@ class NSDReader:
             ValueError: Nobody of this name, or files that do not fit each other.
         """
         name = require_person(subject, self.people(), dataset=self.dataset)
-        return joined([self._session(r) for r in self.recordings() if r.subject == name])
+        return Responses.joined([self._session(r) for r in self.recordings() if r.subject == name])
 
     def load(self, recording: Recording) -> Signal:
         """One session: a sample per trial."""

@@ -27,7 +27,6 @@ from neurofm.io.mri.images import open_image
 from neurofm.io.quality import listed
 from neurofm.io.responses.trials import (
     as_signal,
-    joined,
     read_pictures,
     read_table,
     require_person,
@@ -132,7 +131,7 @@ class ThingsFMRIReader(_Pictures):
             ValueError: Nobody of this name, or tables that do not fit each other.
         """
         name = require_person(subject, self.people(), dataset=self.dataset)
-        return joined([self._session(r) for r in self.recordings() if r.subject == name])
+        return Responses.joined([self._session(r) for r in self.recordings() if r.subject == name])
 
     def load(self, recording: Recording) -> Signal:
         """One session: a sample per trial."""
@@ -310,7 +309,7 @@ class ThingsMEGReader(_Pictures):
             ValueError: Nobody of this name, or a list of another length than the epochs.
         """
         name = require_person(subject, self.people(), dataset=self.dataset)
-        return joined([self._session(r) for r in self.recordings() if r.subject == name])
+        return Responses.joined([self._session(r) for r in self.recordings() if r.subject == name])
 
     def load(self, recording: Recording) -> Signal:
         """One session: epochs after each other."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -67,18 +66,6 @@ def read_table(path: Path, needed: Sequence[str], *, delimiter: str = ",") -> di
             for name, value in zip(header, row, strict=True):
                 columns[name].append(value)
     return columns
-
-
-def joined(parts: Sequence[Responses]) -> Responses:
-    """Sessions of one person after each other."""
-    first = parts[0]
-    return replace(
-        first,
-        values=np.concatenate([part.values for part in parts]),
-        stimulus=tuple(name for part in parts for name in part.stimulus),
-        run=tuple(run for part in parts for run in part.run),
-        recording=replace(first.recording, session=None, run=None, path=None),
-    )
 
 
 def as_signal(found: Responses, recording: Recording, *, history: str) -> Signal:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -182,14 +182,7 @@ class SyntheticPictureMEGReader:
         """
         require_subject(subject, self.recordings())
         runs = [item for item in self.recordings() if item.subject == subject]
-        parts = [self._run(item) for item in runs]
-        return replace(
-            parts[0],
-            values=np.concatenate([part.values for part in parts]),
-            stimulus=tuple(name for part in parts for name in part.stimulus),
-            run=tuple(run for part in parts for run in part.run),
-            recording=replace(runs[0], run=None),
-        )
+        return Responses.joined([self._run(item) for item in runs])
 
     def load(self, recording: Recording) -> Signal:
         """One run: responses one after the other, an event where each picture appears.
