@@ -223,6 +223,7 @@ def test_patterns_that_do_not_fit_are_refused(tmp_path, rng):
         reader.recordings()
 
 
+@pytest.mark.system
 @pytest.mark.corpus
 def test_fingers_are_read_and_decoded_as_known(corpora):
     """Shrinkage LDA, each run's mean removed, leave one run out; chance is 0.2."""

@@ -206,6 +206,7 @@ def test_convert_refuses_weights_that_are_no_numbers(tmp_path: Path, golden_card
         convert_checkpoint(tmp_path / "u.safetensors", str(golden_card), tmp_path / "o.safetensors")
 
 
+@pytest.mark.system
 def test_convert_refuses_another_size_and_lists_what_is_missing(
     tmp_path: Path, golden_card: Path
 ) -> None:

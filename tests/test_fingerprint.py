@@ -277,6 +277,7 @@ def recordings(folder: Path) -> list[Signal]:
     return [corpus.load(item) for item in corpus.recordings(subjects=["1", "2", "3", "4"])]
 
 
+@pytest.mark.system
 @pytest.mark.corpus
 @pytest.mark.filterwarnings("ignore")
 def test_real_recordings_of_one_person_and_montage_are_told_apart(corpora):

@@ -34,6 +34,7 @@ def _loopback() -> Iterator[None]:
     del there
 
 
+@pytest.mark.system
 def test_a_stream_over_lsl_gives_what_its_samples_give_offline():
     sender, scale = outlet("neurofm-volts", units="V"), np.float32(1e-6)
     source = LslSource("neurofm-volts", wait_s=5.0)

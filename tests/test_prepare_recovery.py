@@ -189,6 +189,7 @@ def check_the_next_run_continues(place: Place, n: int, **options: Any) -> None:
     assert contents(folder) == whole
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", ["inprocess", "processes"])
 def test_a_killed_driver_loses_nothing_and_nothing_is_redone(place, name):
     hold = place.set("hold-03")
@@ -201,6 +202,7 @@ def test_a_killed_driver_loses_nothing_and_nothing_is_redone(place, name):
     check_the_next_run_continues(place, 3, **options)
 
 
+@pytest.mark.system
 def test_a_killed_driver_of_dask_loses_nothing_and_nothing_is_redone(place, cluster):
     place.set("hold-03")
     driver = place.driver("dask")

@@ -214,6 +214,7 @@ def test_a_cell_that_fails_leaves_the_others_and_is_named(
     assert len({r["windows"] for r in records}) == len(records)
 
 
+@pytest.mark.system
 def test_a_part_of_a_suite_keeps_the_records_of_the_rest(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,6 +268,7 @@ def test_a_suite_that_is_stopped_leaves_whole_records_and_continues(
     assert all(path.stat().st_mtime_ns == then for path, then in kept.items())
 
 
+@pytest.mark.system
 def test_a_full_disk_loses_the_cells_it_meets_and_no_other(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -152,6 +152,7 @@ def test_shares_and_people_to_train_on_make_learning_curves():
     ]
 
 
+@pytest.mark.system
 def test_everything_is_written_and_the_page_holds_every_part(found, tmp_path: Path):
     files = write_results(found.suite, found.records, tmp_path)
     assert [file.name for file in files] == ["table.md", "results.csv", "figure.png", "report.html"]

@@ -213,6 +213,7 @@ def test_a_rerun_makes_nothing_and_more_recordings_make_only_those(
     assert contents(folder) == contents(whole)
 
 
+@pytest.mark.system
 def test_processes_write_the_same_bytes(make, whole, tmp_path):
     folder = make(tmp_path, executor="processes", workers=2)
     assert contents(folder) == contents(whole)
@@ -237,6 +238,7 @@ cli.main(sys.argv[1:])
 """
 
 
+@pytest.mark.system
 def test_a_run_killed_in_a_recording_loses_that_one_alone(
     signal, model, whole, tmp_path, monkeypatch, capsys
 ):
