@@ -9,8 +9,6 @@ Axes: batch = voxel; item of the context; query; weight, the bias last.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -26,6 +24,7 @@ from neurofm.data.voxel_data import VoxelData, VoxelLoader
 from neurofm.models import predict_each
 from neurofm.shapes import Float
 from neurofm.tasks.base import Task
+from neurofm.tasks.in_memory import fit_quietly
 
 
 def weight_loss(
@@ -183,25 +182,8 @@ def meta_train(
         The numbers of each epoch's validation by name.
     """
     history = History()
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-            lightning.Trainer(
-                **{"accelerator": "cpu", "gradient_clip_val": 1.0, **trainer},
-                max_epochs=epochs,
-                logger=False,
-                enable_progress_bar=False,
-                enable_checkpointing=False,
-                enable_model_summary=False,
-                num_sanity_val_steps=0,
-                callbacks=history,
-            ).fit(task, data)
-    finally:
-        logger.setLevel(level)
+    settings = {"gradient_clip_val": 1.0, **trainer, "max_epochs": epochs}
+    fit_quietly(task, settings, callbacks=history, datamodule=data)
     task.eval()
     return history.epochs
 

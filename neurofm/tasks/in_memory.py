@@ -91,6 +91,28 @@ def fit_windows(
     if steps is not None:
         limits = {"max_steps": steps, "max_epochs": math.ceil(steps / len(loader))}
     best = None if held is None else Best(held, patience=patience)
+    settings = {**(trainer or {}), **limits}
+    fit_quietly(task, settings, callbacks=best, train_dataloaders=loader)
+    task.cpu()
+    task.trainer = None  # it holds the windows
+    kept = None if best is None else best.restore(task)
+    settle(task, Shuffled(batch, _MANY, seed=seed))
+    return kept
+
+
+def fit_quietly(
+    task: Task,
+    settings: Mapping[str, Any],
+    *,
+    callbacks: lightning.Callback | None = None,
+    **data: Any,
+) -> None:
+    """Lightning's training without logs, checkpoints, bars and remarks.
+
+    Args:
+        settings: Arguments of the Trainer; on the CPU if they do not say.
+        data: Of `Trainer.fit`: `datamodule` or `train_dataloaders`.
+    """
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -99,21 +121,16 @@ def fit_windows(
             warnings.filterwarnings("ignore", module="lightning")
             warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
             lightning.Trainer(
-                **{"accelerator": "cpu", **(trainer or {}), **limits},
+                **{"accelerator": "cpu", **settings},
                 logger=False,
                 enable_progress_bar=False,
                 enable_checkpointing=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
-                callbacks=best,
-            ).fit(task, train_dataloaders=loader)
+                callbacks=callbacks,
+            ).fit(task, **data)
     finally:
         logger.setLevel(level)
-    task.cpu()
-    task.trainer = None  # it holds the windows
-    kept = None if best is None else best.restore(task)
-    settle(task, Shuffled(batch, _MANY, seed=seed))
-    return kept
 
 
 class Best(lightning.Callback):
