@@ -4,8 +4,8 @@
 
 A folder's own name chooses the module of `golden_checks` that checks it (other configurations of a
 model may lie beside it as `brainomni_2`), its `fixture.json` the configuration; where it holds
-several recordings, each has its `fixture_NAME.json`. Prints, per tensor,
-the largest error and how much of the tolerance it uses; exits with 1 on any miss.
+several recordings, each has its `fixture_NAME.json`; a collection has an `index.json` instead.
+Prints, per tensor, the largest error and how much of the tolerance it uses; exits with 1 on a miss.
 
 A new model adds one module with `check(fixture) -> (expected, got)`, both tensors by name, and, if
 the fixture's README recommends others, `ATOL` and `RTOL`, or `tolerance(fixture, name)`.
@@ -61,6 +61,8 @@ def compare(
         return Line(name, float(wrong), float(wrong) * 2, f"{wrong} of {expected.numel()} differ")
     difference = (got.double() - expected.double()).abs()
     difference = torch.where(difference.isnan(), torch.inf, difference)
+    difference = torch.where(got.isnan() & expected.isnan(), 0.0, difference)  # NaN is the answer
+    difference = torch.where(got == expected, 0.0, difference)  # so is infinity
     share = difference / (atol + rtol * expected.double().abs())
     if not share.numel():
         return Line(name, 0.0, 0.0, "empty", atol, rtol)
@@ -102,8 +104,8 @@ def check(folder: Path) -> list[Line]:
     name = max((known for known in names() if full.startswith(known)), key=len, default=None)
     if name is None:
         raise SystemExit(f"{folder}: no check for {full!r}; known are {', '.join(names())}.")
-    if not any(folder.glob("fixture*.json")):
-        raise SystemExit(f"{folder}: no fixture.json there.")
+    if not any([*folder.glob("fixture*.json"), *folder.glob("index.json")]):
+        raise SystemExit(f"{folder}: no fixture.json or index.json there.")
     torch.manual_seed(0)
     checks, fixture = module(name), Fixture(folder)
     expected, got = checks.check(fixture)
