@@ -18,7 +18,7 @@ LEVELS: dict[str, float] = {
     **dict.fromkeys(("types", "batch", "cards", "compat"), 1),
     **dict.fromkeys(("contract", "amplitudes"), 1.5),
     **dict.fromkeys(("nn", "io", "metrics", "stats"), 2),
-    **dict.fromkeys(("linear", "ceilings"), 2.5),
+    **dict.fromkeys(("linear", "ceilings", "figures"), 2.5),
     **dict.fromkeys(("data", "tokenizers"), 3),
     **dict.fromkeys(("models", "readouts"), 4),
     **dict.fromkeys(("objectives", "interpret"), 5),
@@ -30,7 +30,7 @@ NEVER = {unit: {"data", "io"} for unit in ("models", "readouts", "objectives", "
 # third-party packages that only some places may import
 ONLY = {
     "lightning": ("tasks", "data.module", "data.response_data", "data.voxel_data", "cli"),
-    "mne": ("io", "data", "evaluate", "report", "cli.demo"),
+    "mne": ("io", "data", "evaluate", "figures", "report", "cli.demo"),
     "mne_bids": ("io",),
     "nibabel": ("io",),
     "braindecode": ("models.braindecode", "evaluate"),

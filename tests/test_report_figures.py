@@ -118,7 +118,7 @@ def test_sensors_without_position_are_left_out_and_said() -> None:
 
 
 def test_sensors_at_one_place_are_averaged() -> None:
-    from neurofm.report import topography
+    from neurofm.figures import topography
 
     position = np.array([[0.0, 0, 0.1], [0.1, 0, 0], [0.1, 0, 0], [0, 0.1, 0], [0, -0.1, 0]])
     index, cluster = topography._places(position)
@@ -128,7 +128,7 @@ def test_sensors_at_one_place_are_averaged() -> None:
 
 
 def test_left_is_left_and_the_nose_is_up() -> None:
-    from neurofm.report import topography
+    from neurofm.figures import topography
 
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     ring = 0.09 * np.column_stack([np.cos(angles), np.sin(angles), np.full(12, 0.3)])

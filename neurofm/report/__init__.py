@@ -1,5 +1,6 @@
 """Results as tables, figures and one self-contained HTML page."""
 
+from neurofm.figures.topography import plot_topographies, plot_topography
 from neurofm.report.brains import plot_glass, plot_slices, plot_surface
 from neurofm.report.codebook import plot_explained
 from neurofm.report.encoding import (
@@ -32,7 +33,6 @@ from neurofm.report.retrieval import plot_retrieval_over_time, plot_search_score
 from neurofm.report.runs import read_run
 from neurofm.report.share_curves import ShareCurve, plot_share_curves
 from neurofm.report.similarity import plot_layer_scores, plot_rdm
-from neurofm.report.topography import plot_topographies, plot_topography
 from neurofm.report.trends import Trend, plot_cost, plot_learning_curves
 
 __all__ = [

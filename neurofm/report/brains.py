@@ -18,9 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from neurofm.compat import optional
+from neurofm.figures.style import EVIDENCE, GRID, INK, SIGNED, headline, styled
 from neurofm.io.mri.images import Grid
 from neurofm.io.mri.maps import map_image, volume_of
-from neurofm.report.style import EVIDENCE, GRID, INK, SIGNED, headline, styled
 from neurofm.shapes import Bool, Float
 
 Plane = Literal["axial", "coronal", "sagittal"]

@@ -12,10 +12,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from neurofm.figures.style import INK, color, single, styled
 from neurofm.metrics import EEG_BANDS
 from neurofm.report.plots import plot_curves
 from neurofm.report.report import Report
-from neurofm.report.style import INK, color, single, styled
 
 Curves = Mapping[str, tuple[list[float], list[float]]]
 SIDES = ("train", "validate", "test")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurofm.report.style import INK, MAGNITUDE, MUTED, broken, color, headline, single, styled
+from neurofm.figures.style import INK, MAGNITUDE, MUTED, broken, color, headline, single, styled
 from neurofm.shapes import Bool, Float
 from neurofm.types import Result
 

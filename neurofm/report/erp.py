@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from scipy.signal import find_peaks
 from scipy.stats import t as student
 
-from neurofm.report.style import INK, MUTED, color, styled
-from neurofm.report.topography import _draw, _limits, _project
+from neurofm.figures.style import INK, MUTED, color, styled
+from neurofm.figures.topography import _draw, _limits, _project
 from neurofm.shapes import Float, Int
 
 _APART_S = 0.08  # of two peaks

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurofm.report.style import INK, MUTED, SIGNED, color, single, styled
+from neurofm.figures.style import INK, MUTED, SIGNED, color, single, styled
 from neurofm.shapes import Float
 from neurofm.types import Result
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurofm.report.style import INK, MUTED, color, styled
+from neurofm.figures.style import INK, MUTED, color, styled
 from neurofm.shapes import Float
 from neurofm.types import Event
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from neurofm import stats
-from neurofm.report.style import INK, MUTED, SIGNED, color, single, styled
+from neurofm.figures.style import INK, MUTED, SIGNED, color, single, styled
 from neurofm.types import OverTime
 
 _METRICS = {"auroc": "AUROC (%)", "balanced_accuracy": "balanced accuracy (%)"}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurofm.report.style import INK, MUTED, broken, color, headline, label_width, single, styled
+from neurofm.figures.style import INK, MUTED, broken, color, headline, label_width, single, styled
 from neurofm.types import Result
 
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy import signal as scipy_signal
 
-from neurofm.report.style import (
+from neurofm.figures.style import (
     INK,
     MUTED,
     PALETTE,

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neurofm.report.style import INK, MUTED, broken, color, headline, slant, styled
+from neurofm.figures.style import INK, MUTED, broken, color, headline, slant, styled
 from neurofm.shapes import Float
 
 

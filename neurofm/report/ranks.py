@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from scipy.stats import rankdata
 
-from neurofm.report.style import INK, MUTED, PALETTE, headline, label_width, single, styled
+from neurofm.figures.style import INK, MUTED, PALETTE, headline, label_width, single, styled
 from neurofm.shapes import Float
 
 

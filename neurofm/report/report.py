@@ -26,7 +26,7 @@ from typing import Any
 import jinja2
 from matplotlib.figure import Figure
 
-from neurofm.report.style import DPI
+from neurofm.figures.style import DPI
 from neurofm.types import Result
 
 FORMAT = 1

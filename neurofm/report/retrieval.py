@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurofm.report.style import INK, MUTED, PALETTE, styled
+from neurofm.figures.style import INK, MUTED, PALETTE, styled
 from neurofm.shapes import Float
 from neurofm.stats import bootstrap_interval
 

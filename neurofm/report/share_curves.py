@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from neurofm.report.style import INK, MUTED, color, styled
+from neurofm.figures.style import INK, MUTED, color, styled
 
 _GREYS = ("#6b7280", "#9aa1ab", "#b9bec6", "#d0d4da")
 _DASHES = ((0, (1, 1)), (0, (4, 1.5)), (0, (6, 1, 1, 1)), (0, (2, 2)))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from neurofm.report.style import MAGNITUDE, MUTED, color, single, slant, styled, tick_labels
+from neurofm.figures.style import MAGNITUDE, MUTED, color, single, slant, styled, tick_labels
 from neurofm.types import RDM, Result
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from neurofm.report.style import INK, MUTED, color, headline, single, styled
+from neurofm.figures.style import INK, MUTED, color, headline, single, styled
 from neurofm.types import Result
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

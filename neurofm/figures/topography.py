@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from neurofm.report.style import EVIDENCE, INK, SIGNED, styled
+from neurofm.figures.style import EVIDENCE, INK, SIGNED, styled
 from neurofm.shapes import Float
 
 SAME_PLACE_M = 1e-3
