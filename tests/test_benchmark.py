@@ -158,8 +158,9 @@ def test_table_and_csv_agree_with_the_records(done: tuple[Path, Path]) -> None:
         ]
         assert float(row["balanced_accuracy"]) == pytest.approx(np.mean(own), abs=1e-4)
         assert f"{100 * np.mean(own):.1f}" in table
-    gains = {row["reading"] for row in rows if row["gain_p"]}
+    gains = {row["reading"] for row in rows if row["gain_value"]}
     assert gains == {"linear probe", "fine-tuned"}
+    assert not any(row["gain_p"] for row in rows)  # of two people, whose p would say nothing
 
 
 def test_a_killed_run_continues_with_what_has_no_record(

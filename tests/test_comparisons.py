@@ -93,6 +93,22 @@ def test_the_reference_is_that_of_the_same_place_and_share_and_no_ensemble():
     assert reference_of(items, "a", items[3]) is items[4]
 
 
+def test_a_handful_of_people_are_compared_but_not_tested():
+    few = [{name: values[name] for name in NAMES[:4]} for values in (drawn(0), drawn(1))]
+    many = [drawn(2), drawn(3)]
+    found = against_reference(
+        [
+            *(scored(m, v, place=("few", "p")) for m, v in zip("ab", few, strict=True)),
+            *(scored(m, v, place=("many", "p")) for m, v in zip("ab", many, strict=True)),
+        ],
+        "a",
+    )
+    small, large = (next(f.result for f in found if f.dataset == d) for d in ("few", "many"))
+    assert small.value == pytest.approx(np.mean([few[1][n] - few[0][n] for n in NAMES[:4]]))
+    assert np.isnan(small.detail["p"]) and np.isnan(small.detail["p_fdr"])
+    assert large.detail["p_fdr"] == large.detail["p"]  # the only test under its heading
+
+
 def test_comparisons_are_corrected_over_all_places():
     items = [scored(m, drawn(i), place=("d", p)) for p in "pq" for i, m in enumerate("abc")]
     found = against_reference(items, "a")

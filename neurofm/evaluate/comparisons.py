@@ -22,6 +22,8 @@ from neurofm.evaluate.scoring import LOWER_IS_BETTER
 from neurofm.evaluate.suite_results import Line, Scored
 from neurofm.types import Result
 
+FEWEST_TESTED = 5  # people; with fewer a sign-flip p cannot be below 0.1
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -116,8 +118,11 @@ def _compared(pairs: Sequence[tuple[Scored, Scored]]) -> list[Compared]:
             found.append(_pair(one, other, names))
     if not found:
         return []
-    adjusted = stats.fdr([item.result.detail["p"] for item in found])[1]
-    for item, p in zip(found, adjusted.tolist(), strict=True):
+    tested = [item for item in found if not np.isnan(item.result.detail["p"])]
+    adjusted = (
+        stats.fdr([item.result.detail["p"] for item in tested])[1] if tested else np.array([])
+    )
+    for item, p in zip(tested, adjusted.tolist(), strict=True):
         item.result.detail["p_fdr"] = p
     return found
 
@@ -129,7 +134,8 @@ def _pair(one: Scored, other: Scored, names: Sequence[str]) -> Compared:
     low, high = stats.bootstrap_interval(first - second)
     sign = -1 if one.result.unit in LOWER_IS_BETTER else 1
     detail: dict[str, Any] = {
-        "p": test.p,
+        "p": test.p if len(names) >= FEWEST_TESTED else np.nan,
+        "p_fdr": np.nan,
         "wins": int((sign * first > sign * second).sum()),
         "left_out": len(one.people.keys() ^ other.people.keys()),
     }

@@ -146,7 +146,7 @@ def _difference(result: Result, factor: float) -> str:
     if result.low is not None and result.high is not None:
         ends = f" [{factor * result.low:+.1f}, {factor * result.high:+.1f}]"
         text += ends.replace("-", "−")
-    p = result.detail.get("p_fdr")
-    parts = [] if p is None else ["p < 0.001" if p < 0.001 else f"p {p:.3f}"]
+    p = result.detail.get("p_fdr", np.nan)
+    parts = [] if np.isnan(p) else ["p < 0.001" if p < 0.001 else f"p {p:.3f}"]
     parts += [f"{result.n} people"]
     return text + "\n" + ", ".join(parts)

@@ -9,6 +9,7 @@ import numpy as np
 
 from neurofm.cli.benchmark import figures, tables
 from neurofm.cli.benchmark.found import PERCENT, WORDS, Found, counted, first_upper, found_in
+from neurofm.evaluate.comparisons import FEWEST_TESTED
 from neurofm.evaluate.records import Record, write_bytes, write_text
 from neurofm.evaluate.scoring import RATE
 from neurofm.evaluate.suites import Suite
@@ -103,9 +104,10 @@ def highlights(found: Found) -> list[str]:
             same = (item.dataset, item.protocol, item.line) == (*place, best.line)
             if same and item.share == best.share:
                 r = item.result
-                p = tables.p_text(r.detail["p_fdr"])
+                p = r.detail["p_fdr"]
+                tested = "" if np.isnan(p) else f"corrected p {tables.p_text(p)}, "
                 text += (
-                    f"; {found.factor * r.value:+.1f} over {found.reference} (corrected p {p}, "
+                    f"; {found.factor * r.value:+.1f} over {found.reference} ({tested}"
                     f"better for {r.detail['wins']} of {r.n})"
                 )
         lines.append(text + ".")
@@ -135,7 +137,8 @@ def markdown(found: Found) -> str:
     unit = "Percentage points" if found.factor == 100 else "Differences"
     how = (
         f"{unit}, paired over people [95 % interval], p of a sign-flip test (in brackets corrected "
-        "for false discoveries among all tests under this heading)."
+        "for false discoveries among all tests under this heading), from "
+        f"{FEWEST_TESTED} people on."
     )
     headings = (
         ("Pretrained minus random weights", found.gains),

@@ -141,8 +141,10 @@ def compared_rows(found: Found, compared: Sequence[Compared], place: tuple[str, 
         if r.low is not None and r.high is not None:
             ends = (f"{found.factor * end:+.{digits - 1}f}" for end in (r.low, r.high))
             interval = f" [{', '.join(ends)}]"
-        p = f"p {p_text(r.detail['p'])} ({p_text(r.detail['p_fdr'])})"
-        row[shares[item.share]] = f"{found.factor * r.value:+.{digits}f}{interval}, {p}"
+        p = f", p {p_text(r.detail['p'])} ({p_text(r.detail['p_fdr'])})"
+        untested = np.isnan(r.detail["p"])
+        value = f"{found.factor * r.value:+.{digits}f}{interval}"
+        row[shares[item.share]] = value + ("" if untested else p)
         if len(shares) == 1:
             row |= {"better": f"{r.detail['wins']} of {r.n}", "left out": r.detail["left_out"]}
     return list(lines.values())
