@@ -41,7 +41,7 @@ def close(got: np.ndarray, expected: np.ndarray) -> None:
 def test_rdm_equals_pairwise_distances(
     metric: str, reference: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurofm.interpret.rsa.BLOCK", 7)  # several blocks, the last one short
+    monkeypatch.setattr("neurofm.interpret.rsa.products.BLOCK", 7)  # several blocks, the last one short
     x = np.random.default_rng(0).normal(3.0, 1.0, size=(12, 40))
     scale = 40 if metric == "euclidean" else 1
     close(rdm(x, metric).values, pdist(x, reference) / scale)
@@ -314,5 +314,5 @@ def test_condition_means_average_pseudo_trials() -> None:
 def test_results_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(0).normal(size=(20, 300)).astype(np.float32)
     whole = rdm(x).values
-    monkeypatch.setattr("neurofm.interpret.rsa.BLOCK", 11)
+    monkeypatch.setattr("neurofm.interpret.rsa.products.BLOCK", 11)
     np.testing.assert_allclose(rdm(x).values, whole, rtol=1e-12)
