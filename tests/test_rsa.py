@@ -41,7 +41,8 @@ def close(got: np.ndarray, expected: np.ndarray) -> None:
 def test_rdm_equals_pairwise_distances(
     metric: str, reference: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("neurofm.interpret.rsa.products.BLOCK", 7)  # several blocks, the last one short
+    # several blocks, the last one short
+    monkeypatch.setattr("neurofm.interpret.rsa.products.BLOCK", 7)
     x = np.random.default_rng(0).normal(3.0, 1.0, size=(12, 40))
     scale = 40 if metric == "euclidean" else 1
     close(rdm(x, metric).values, pdist(x, reference) / scale)
