@@ -1,5 +1,17 @@
 """Are two representations alike, and how are they laid out: networks, layers, brains."""
 
+from neurofm.interpret.similarity.cka import (
+    PreparedKernel,
+    batched_cka,
+    hsic,
+    kernel_cka,
+    linear_cka,
+    linear_kernel,
+    median_distance,
+    prepare_kernel,
+    prepared_cka,
+    rbf_cka,
+)
 from neurofm.interpret.similarity.information import (
     Information,
     InformationPlane,
@@ -20,14 +32,24 @@ from neurofm.interpret.similarity.trajectory import (
 __all__ = [
     "Information",
     "InformationPlane",
+    "PreparedKernel",
     "Return",
     "Trajectory",
+    "batched_cka",
     "binned_information",
     "describe_trajectory",
     "discretise",
     "distance_from_path",
+    "hsic",
     "information_plane",
     "kde_information",
+    "kernel_cka",
+    "linear_cka",
+    "linear_kernel",
+    "median_distance",
+    "prepare_kernel",
+    "prepared_cka",
     "quantile_edges",
+    "rbf_cka",
     "uniform_edges",
 ]

@@ -136,10 +136,9 @@ def binned_information(
     _, state = np.unique(rows, return_inverse=True)
     y = _labels(labels, len(t))
 
-    def conditional(y: np.ndarray) -> float:
-        return sum(share * _entropy(state[y == c]) for c, share in _shares(y))
-
-    return _information(_entropy(state), conditional, y, (rule, float(bins)), shuffles, seed)
+    drawn = _with_shuffled(y, shuffles, seed)
+    within = [sum(share * _entropy(state[y == c]) for c, share in _shares(y)) for y in drawn]
+    return _information(_entropy(state), within, y, rule, bins)
 
 
 @takes_either
@@ -165,20 +164,12 @@ def kde_information(
             f"kde_information: noise of {sigma}; the ratio {noise_ratio} and the largest activity "
             f"{float(np.abs(t).max())} have to be over 0."
         )
-    groups = np.unique(y)
-
-    def overlaps(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _overlap(t, y, groups, sigma)
-
-    whole, _ = overlaps(y)
+    drawn = _with_shuffled(y, shuffles, seed)
+    whole, own = _overlap(t, np.stack(drawn), sigma)
+    count = np.bincount(y)[np.stack(drawn)]
+    within = -np.log2(own / count).mean(1)
     entropy = -float(np.log2(whole / len(t)).mean())
-
-    def conditional(y: np.ndarray) -> float:
-        _, own = overlaps(y)
-        count = (y[:, None] == groups).sum(0)[np.searchsorted(groups, y)]
-        return -float(np.log2(own / count).mean())
-
-    return _information(entropy, conditional, y, ("kde", float(noise_ratio)), shuffles, seed)
+    return _information(entropy, within.tolist(), y, "kde", noise_ratio)
 
 
 def information_plane(
@@ -209,41 +200,44 @@ def information_plane(
 
 
 def _information(
-    entropy: float,
-    conditional: Any,
-    y: np.ndarray,
-    estimator: tuple[str, float],
-    shuffles: int,
-    seed: int,
+    entropy: float, within: Sequence[float], y: np.ndarray, estimator: str, setting: float | int
 ) -> Information:
-    rng = np.random.default_rng(seed)
-    chance = [entropy - conditional(rng.permutation(y)) for _ in range(shuffles)]
+    """From the entropy within classes, of the labels themselves and then of shuffled ones."""
+    chance = [entropy - h for h in within[1:]]
     return Information(
         input_bits=entropy,
-        label_bits=entropy - conditional(y),
+        label_bits=float(entropy - within[0]),
         chance_bits=float(np.mean(chance)) if chance else float("nan"),
         entropy_of_labels=_entropy(y),
         most_bits=float(np.log2(len(y))),
-        estimator=estimator[0],
-        setting=estimator[1],
+        estimator=estimator,
+        setting=float(setting),
         n=len(y),
     )
 
 
-def _overlap(
-    t: np.ndarray, y: np.ndarray, groups: np.ndarray, sigma: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum over samples of exp(-d² / 2σ²), for each sample: over all, and over its own class."""
+def _with_shuffled(y: np.ndarray, shuffles: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [y, *(rng.permutation(y) for _ in range(shuffles))]
+
+
+def _overlap(t: np.ndarray, drawn: np.ndarray, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """Sum over samples of exp(-d² / 2σ²), of each sample: over all, and over its class in `drawn`.
+
+    Kernels are made once for all shuffled labels, block by block.
+    """
     norms = np.einsum("ij,ij->i", t, t)
-    member = (y[:, None] == groups).astype(np.float64)
-    whole, own = np.empty(len(t)), np.empty(len(t))
+    classes = np.arange(drawn.max() + 1)
+    member = (drawn[:, :, None] == classes).astype(np.float64)  # drawn sample class
+    whole, own = np.empty(len(t)), np.empty(drawn.shape)
     rows = max(1, _AT_ONCE // len(t))
     for start in range(0, len(t), rows):
         part = slice(start, start + rows)
         squared = norms[part, None] + norms - 2 * t[part] @ t.T
         near = np.exp(-np.maximum(squared, 0) / (2 * sigma**2))
         whole[part] = near.sum(1)
-        own[part] = np.einsum("ik,ik->i", near @ member, member[part])
+        for d in range(len(drawn)):
+            own[d, part] = ((near @ member[d]) * member[d, part]).sum(1)
     return whole, own
 
 
