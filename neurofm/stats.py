@@ -5,7 +5,8 @@ permutations move labels only inside a group (a run), so that what sets runs apa
 an effect.
 
 Source: Wilson 1927; Efron 1987 (bias-corrected and accelerated bootstrap); Phipson & Smyth 2010 (a
-permutation p is never 0); Benjamini & Hochberg 1995; Combrisson & Jerbi 2015 (chance in small
+permutation p is never 0); Benjamini & Hochberg 1995, Benjamini & Yekutieli 2001 (false
+discoveries); Combrisson & Jerbi 2015 (chance in small
 samples); Wilcoxon 1945; Holm 1979; Demšar 2006 (average ranks, Friedman's and Nemenyi's tests).
 """
 
@@ -255,9 +256,13 @@ def chance_level(y: Sequence | np.ndarray, *, level: float = 0.95) -> tuple[floa
 
 
 def fdr(
-    p: Sequence[float] | np.ndarray, *, level: float = 0.05
+    p: Sequence[float] | np.ndarray, *, level: float = 0.05, dependent: bool = False
 ) -> tuple[Bool[np.ndarray, " test"], Float[np.ndarray, " test"]]:
     """Control the share of false discoveries among many tests (Benjamini-Hochberg).
+
+    Args:
+        dependent: Hold under any dependence between the tests, also a negative one, at a price of
+            about log(n) (Benjamini-Yekutieli).
 
     Returns:
         Which tests pass at `level`, and the adjusted p values.
@@ -268,6 +273,8 @@ def fdr(
     n = len(values)
     order = np.argsort(values)
     scaled = values[order] * n / np.arange(1, n + 1)
+    if dependent:
+        scaled = scaled * (1 / np.arange(1, n + 1)).sum()
     adjusted = np.empty(n)
     adjusted[order] = np.minimum(np.minimum.accumulate(scaled[::-1])[::-1], 1.0)
     return adjusted <= level, adjusted
