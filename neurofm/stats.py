@@ -6,8 +6,8 @@ an effect.
 
 Source: Wilson 1927; Efron 1987 (bias-corrected and accelerated bootstrap); Phipson & Smyth 2010 (a
 permutation p is never 0); Benjamini & Hochberg 1995, Benjamini & Yekutieli 2001 (false
-discoveries); Combrisson & Jerbi 2015 (chance in small
-samples); Wilcoxon 1945; Holm 1979; Demšar 2006 (average ranks, Friedman's and Nemenyi's tests).
+discoveries); Combrisson & Jerbi 2015 (chance in small samples); Wilcoxon 1945; Holm 1979; Demšar
+2006 (average ranks, Friedman's and Nemenyi's tests).
 """
 
 from __future__ import annotations
