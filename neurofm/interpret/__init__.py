@@ -42,7 +42,7 @@ from neurofm.interpret.rsa import (
     rdm,
     within,
 )
-from neurofm.interpret.sanity import (
+from neurofm.interpret.attribution.sanity import (
     DeletionCurve,
     attribution_similarity,
     deletion_curve,

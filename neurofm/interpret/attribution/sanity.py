@@ -21,7 +21,13 @@ from scipy import stats
 from torch import Tensor, nn
 
 from neurofm.batch import Batch
-from neurofm.interpret.attribution import Attribution, Function, Inputs, target_score, with_inputs
+from neurofm.interpret.attribution.evidence import (
+    Attribution,
+    Function,
+    Inputs,
+    target_score,
+    with_inputs,
+)
 from neurofm.shapes import Float
 
 Model = TypeVar("Model", bound=nn.Module)

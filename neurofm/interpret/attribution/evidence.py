@@ -1,0 +1,159 @@
+"""What all attributions share: the result, and how functions are asked for logits and gradients.
+
+A function turns a batch (or a plain tensor, batch channel time) into logits, such as
+`lambda batch: readout(model.encode(batch))`. Put the model in evaluation mode: with batch
+statistics one window would explain another. Weights, their gradients and the batch stay as they
+are.
+
+Axes: batch channel time; band in the order given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from neurofm.batch import Batch
+from neurofm.shapes import Float, Int
+
+Inputs = TypeVar("Inputs", Batch, Tensor)
+Function = Callable[[Any], Tensor]
+Target = int | Tensor | None
+AXES = ("batch", "channel", "time")
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """Evidence for a target, per window.
+
+    Args:
+        values: One axis per entry of `axes`, batch first; the unit is that of the logits.
+        axes: Such as ("batch", "channel", "time").
+        target: Class explained in each window.
+        method: How it was computed.
+        change: Logit of the window minus logit of the baseline, where the method defines it.
+        delta: Sum of the values minus `change`: zero if nothing was lost (completeness).
+        bands: Names along the band axis.
+    """
+
+    values: Float[Tensor, "batch ..."]
+    axes: tuple[str, ...]
+    target: Int[Tensor, " batch"]
+    method: str
+    change: Float[Tensor, " batch"] | None = None
+    delta: Float[Tensor, " batch"] | None = None
+    bands: tuple[str, ...] = ()
+
+    @property
+    def completeness_error(self) -> float | None:
+        """Mean |delta| as a fraction of mean |change|."""
+        if self.delta is None or self.change is None:
+            return None
+        scale = self.change.abs().mean().clamp(min=torch.finfo(self.change.dtype).tiny)
+        return float(self.delta.abs().mean() / scale)
+
+    def over(self, *axes: str, absolute: bool = False) -> Attribution:
+        """Sum over some axes, such as "time"; of absolute values if asked for."""
+        unknown = [axis for axis in axes if axis not in self.axes[1:]]
+        if unknown:
+            raise ValueError(f"Attribution: no axis {unknown[0]!r} among {self.axes[1:]}.")
+        values = self.values.abs() if absolute else self.values
+        if axes:
+            values = values.sum([self.axes.index(axis) for axis in axes])
+        kept = tuple(axis for axis in self.axes if axis not in axes)
+        return replace(self, values=values, axes=kept, bands=self.bands if "band" in kept else ())
+
+    def class_means(
+        self, y: Int[Tensor, " batch"] | None = None, *, absolute: bool = False
+    ) -> dict[int, np.ndarray]:
+        """Mean over the windows of each class, class to array.
+
+        Args:
+            y: Class of each window; the explained target if not given.
+            absolute: Average magnitudes instead of signed evidence.
+        """
+        y = self.target if y is None else y
+        values = self.values.abs() if absolute else self.values
+        values = values.detach().cpu().double()
+        return {int(c): values[(y == c).cpu()].mean(0).numpy() for c in torch.unique(y)}
+
+
+def with_inputs(batch: Inputs, x: Tensor) -> Inputs:
+    """The batch with other signals; tokens computed from the old ones are dropped."""
+    if isinstance(batch, Batch):
+        return replace(batch, x=x, tokens=None)
+    return x
+
+
+def target_score(
+    function: Function, batch: Batch | Tensor, target: Int[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """The target's logit of each window."""
+    logits = function(batch)
+    if logits.ndim == 1:
+        return logits
+    return logits.gather(1, target.to(logits.device)[:, None])[:, 0]
+
+
+def signals_of(batch: Batch | Tensor) -> Tensor:
+    """The signals of a batch, checked and without history."""
+    x = batch.x if isinstance(batch, Batch) else batch
+    if x.ndim != 3:
+        raise ValueError(
+            f"attribution: input of shape {tuple(x.shape)}; batch channel time needed."
+        )
+    return x.detach()
+
+
+def targets_of(function: Function, batch: Inputs, target: Target) -> Int[Tensor, " batch"]:
+    """The class to explain in each window: the given one, or the one the network chose."""
+    x = signals_of(batch)
+    if target is None:
+        with torch.no_grad():
+            logits = function(with_inputs(batch, x))
+        if logits.ndim == 1:
+            return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return logits.argmax(1)
+    if isinstance(target, int):
+        return torch.full((len(x),), target, dtype=torch.int64, device=x.device)
+    if target.shape != (len(x),):
+        raise ValueError(
+            f"attribution: target of shape {tuple(target.shape)} for {len(x)} windows."
+        )
+    return target
+
+
+def score_of(function: Function, batch: Inputs, x: Tensor, target: Tensor) -> Tensor:
+    """The target's logit of each window with other signals."""
+    return target_score(function, with_inputs(batch, x), target).detach()
+
+
+def gradient_of(function: Function, batch: Inputs, x: Tensor, target: Tensor) -> Tensor:
+    """Gradient of the target's logit with respect to the signals."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_(True)
+        score = target_score(function, with_inputs(batch, x), target)
+        if not score.requires_grad:
+            raise ValueError(
+                "attribution: the logits do not depend differentiably on the input (a tokenizer "
+                "without gradient, or torch.no_grad inside the function). Use occlusion."
+            )
+        (gradient,) = torch.autograd.grad(score.sum(), x, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            "attribution: no gradient reaches the input: codes are chosen by a step without one. "
+            "Use occlusion."
+        )
+    return gradient.detach()
+
+
+def baseline_of(baseline: float | Tensor, x: Tensor) -> Tensor:
+    """A baseline of the signals' shape."""
+    if isinstance(baseline, Tensor):
+        return baseline.to(x).expand_as(x)
+    return torch.full_like(x, float(baseline))
