@@ -1,7 +1,6 @@
 """Explain any nn.Module: activations, similarity, attribution."""
 
 from neurofm.interpret.activations import Activations
-from neurofm.interpret.alignment import hsic, linear_cka
 from neurofm.interpret.attribution import (
     Attribution,
     gradient_x_input,
@@ -10,6 +9,12 @@ from neurofm.interpret.attribution import (
     occlude_bands,
     occlude_channels,
     occlude_time,
+)
+from neurofm.interpret.attribution.sanity import (
+    DeletionCurve,
+    attribution_similarity,
+    deletion_curve,
+    randomized_copy,
 )
 from neurofm.interpret.bands import BANDS, band_power, remove_band
 from neurofm.interpret.generated import Bursts, bursts, compare_signals, covariance, spectrum
@@ -42,12 +47,7 @@ from neurofm.interpret.rsa import (
     rdm,
     within,
 )
-from neurofm.interpret.attribution.sanity import (
-    DeletionCurve,
-    attribution_similarity,
-    deletion_curve,
-    randomized_copy,
-)
+from neurofm.interpret.similarity.cka import hsic, linear_cka
 
 __all__ = [
     "BANDS",
