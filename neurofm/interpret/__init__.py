@@ -18,14 +18,6 @@ from neurofm.interpret.attribution.sanity import (
 )
 from neurofm.interpret.bands import BANDS, band_power, remove_band
 from neurofm.interpret.generated import Bursts, bursts, compare_signals, covariance, spectrum
-from neurofm.interpret.inference import (
-    Bootstrap,
-    PermutationTest,
-    bootstrap_conditions,
-    draw_permutations,
-    layer_rsa,
-    permutation_test,
-)
 from neurofm.interpret.predictivity import (
     Mapping,
     Predictivity,
@@ -39,11 +31,17 @@ from neurofm.interpret.predictivity import (
 )
 from neurofm.interpret.recorder import Recorder, record, sites
 from neurofm.interpret.rsa import (
+    Bootstrap,
+    PermutationTest,
+    bootstrap_conditions,
     class_rdm,
     compare,
     compare_rdms,
     condition_means,
     crossnobis,
+    draw_permutations,
+    layer_rsa,
+    permutation_test,
     rdm,
     within,
 )

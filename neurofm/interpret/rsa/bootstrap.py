@@ -159,7 +159,7 @@ def _checked(
     models, people = (np.asarray(one, dtype=np.float64) for one in (models, people))
     if models.ndim != 2 or people.ndim != 2 or models.shape[1] != people.shape[1]:
         raise ValueError(
-            f"resample: models of shape {models.shape} and people of shape {people.shape}; expected "
+            f"resample: models of shape {models.shape}, people of shape {people.shape}; expected "
             "(model, pair) and (subject, pair) over the same conditions."
         )
     n = n_conditions(people.shape[1])

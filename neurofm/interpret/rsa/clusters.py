@@ -84,8 +84,8 @@ def sign_flips(
 
 
 def t_maps(
-    data: Float[np.ndarray, "subject *place"], flips: Float[np.ndarray, "flip subject"]
-) -> Float[np.ndarray, "flip *place"]:
+    data: Float[np.ndarray, " subject *place"], flips: Float[np.ndarray, "flip subject"]
+) -> Float[np.ndarray, " flip *place"]:
     """t of the mean of people against zero under each pattern of signs; 0 where all agree."""
     x = np.asarray(data, dtype=np.float64)
     if len(x) < 2 or flips.shape[1] != len(x):
@@ -94,8 +94,8 @@ def t_maps(
         )
     if not np.isfinite(x).all():
         raise ValueError(
-            f"t_maps: {int((~np.isfinite(x)).sum())} of {x.size} values are not finite. Leave those "
-            "people or places out."
+            f"t_maps: {int((~np.isfinite(x)).sum())} of {x.size} values are not finite. Leave "
+            "those people or places out."
         )
     flat = x.reshape(len(x), -1)
     mean = flips @ flat / len(x)
@@ -129,7 +129,7 @@ def share_above(
 
 
 def max_t(
-    data: Float[np.ndarray, "subject *place"],
+    data: Float[np.ndarray, " subject *place"],
     flips: Float[np.ndarray, "flip subject"],
     *,
     tail: Tail = "greater",
@@ -145,7 +145,7 @@ def max_t(
 
 
 def cluster_test(
-    data: Float[np.ndarray, "subject *place"],
+    data: Float[np.ndarray, " subject *place"],
     flips: Float[np.ndarray, "flip subject"],
     *,
     threshold: float | int,
@@ -189,7 +189,7 @@ def cluster_test(
 
 
 def tfce_test(
-    data: Float[np.ndarray, "subject *place"],
+    data: Float[np.ndarray, " subject *place"],
     flips: Float[np.ndarray, "flip subject"],
     *,
     neighbours: Any = None,

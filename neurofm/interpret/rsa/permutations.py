@@ -85,7 +85,7 @@ def permutation_test(
 
 
 def p_of(
-    null: Float[np.ndarray, "permutation *test"],
+    null: Float[np.ndarray, " permutation *test"],
     value: Float[np.ndarray, "*test"],
     *,
     counted: bool = False,
