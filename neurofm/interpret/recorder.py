@@ -1,16 +1,15 @@
 """One access point to what happens inside a network: record named places while it runs.
 
 A *site* is `path`, `path:output` or `path:input` (path as in `nn.Module.named_modules`), with an
-optional selection when the value there is not one tensor: `attention:output.0` is the first element
-of a tuple, `tokenizer:output.values` a field, `block:input.mask` a named argument.
+optional part, selection and call: `attention:output.0`, `blocks.1[token=3]`, see `places`.
 Brain data enter as the same `Activations` type, so that "layer against electrodes" is one call.
 Axes: the first axis is always window; what follows is the module's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, overload
 
@@ -18,28 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neurofm.batch import Embedding, Tokens
 from neurofm.interpret.activations import (
     REDUCTIONS,
     Activations,
     Reduce,
     apply_reduction,
-    near_misses,
 )
+from neurofm.interpret.places import Arguments, Site, find, read
 from neurofm.shapes import Bool
 
 
 def sites(model: nn.Module) -> list[str]:
     """Names of all modules of a model: what `record` accepts."""
     return [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-
-
-@dataclass(frozen=True)
-class _Site:
-    name: str
-    module: nn.Module
-    where: str
-    selection: str | None
 
 
 class Recorder:
@@ -50,9 +40,10 @@ class Recorder:
             raise TypeError(f"record: sites is the string {names!r}; give a list of names.")
         if isinstance(reduce, str) and reduce not in REDUCTIONS:
             raise ValueError(f"record: reduce={reduce!r} is not one of {REDUCTIONS} or a function.")
-        self._sites = [_find(model, name) for name in names]
+        self._sites = [find(model, name) for name in dict.fromkeys(names)]
         self._reduce = reduce
         self._handles: list[Any] = []
+        self._counts: Counter[str] = Counter()
         self._calls: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {}
         self._batches: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {}
 
@@ -79,15 +70,20 @@ class Recorder:
         while self._handles:
             self._handles.pop().remove()
 
-    def _attach(self, site: _Site) -> Any:
+    def _attach(self, site: Site) -> Any:
         def keep(value: Any) -> None:
-            value, mask = _pick(site, value)
-            self._calls.setdefault(site.name, []).append((_array(value), mask))
+            call = self._counts[site.name]
+            self._counts[site.name] += 1
+            if site.call is not None and call != site.call:
+                return
+            value, mask = read(site, value)
+            known = None if mask is None else _array(mask)
+            self._calls.setdefault(site.name, []).append((_array(value), known))
 
         if site.where == "output":
             return site.module.register_forward_hook(lambda _m, _a, output: keep(output))
         return site.module.register_forward_pre_hook(
-            lambda _m, args, kwargs: keep(_Arguments(args, kwargs)), with_kwargs=True
+            lambda _m, args, kwargs: keep(Arguments(args, kwargs)), with_kwargs=True
         )
 
     def next_batch(
@@ -118,6 +114,7 @@ class Recorder:
                     known = None
                 self._batches.setdefault(key, []).append((value, known))
         self._calls = {}
+        self._counts.clear()
 
     def activations(self) -> Activations:
         """Everything recorded so far, batches joined along window.
@@ -211,81 +208,6 @@ def record(
         for module, training in modes:
             module.training = training
     return recorder.activations()
-
-
-@dataclass(frozen=True)
-class _Arguments:
-    positional: tuple[Any, ...]
-    named: dict[str, Any]
-
-
-def _find(model: nn.Module, name: str) -> _Site:
-    path, colon, rest = name.partition(":")
-    where, _, selection = rest.partition(".")
-    if colon and where not in ("input", "output"):
-        raise ValueError(f"record: {name!r}: after the colon comes input or output, not {where!r}.")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    if path not in modules:
-        raise ValueError(
-            f"record: {type(model).__name__} has no module {path!r}."
-            f"{near_misses(path, [m for m in modules if m])} "
-            f"`sites(model)` lists all {len(modules) - 1}."
-        )
-    return _Site(name, modules[path], where or "output", selection or None)
-
-
-def _pick(site: _Site, value: Any) -> tuple[Tensor, np.ndarray | None]:
-    """The tensor a site asks for, and its mask if it carries one."""
-    if isinstance(value, _Arguments):
-        key = site.selection
-        if key is None:
-            everything = [*value.positional, *value.named.values()]
-            if not everything:
-                raise ValueError(f"record: {site.name!r} was called without arguments.")
-            value = everything[0]
-        elif key.isdigit() and int(key) < len(value.positional):
-            value = value.positional[int(key)]
-        elif key in value.named:
-            value = value.named[key]
-        else:
-            raise ValueError(
-                f"record: {site.name!r}: the call has {len(value.positional)} positional arguments "
-                f"and the named ones {sorted(value.named)}."
-            )
-    elif site.selection is not None:
-        value = _part(site, value)
-    mask = _array(value.mask) if isinstance(value, Tokens | Embedding) else None
-    if isinstance(value, Tokens):
-        value = value.values
-    elif isinstance(value, Embedding):
-        value = value.tokens
-    elif isinstance(value, tuple | list) and sum(isinstance(v, Tensor) for v in value) == 1:
-        value = next(v for v in value if isinstance(v, Tensor))
-    if not isinstance(value, Tensor):
-        raise ValueError(
-            f"record: the value at {site.name!r} is {_describe(value)}, not one tensor. Select a "
-            f"part, such as '{site.name.partition(':')[0]}:{site.where}.0'."
-        )
-    return value, mask
-
-
-def _part(site: _Site, value: Any) -> Any:
-    key = site.selection or ""
-    if isinstance(value, Mapping) and key in value:
-        return value[key]
-    if isinstance(value, tuple | list) and key.isdigit() and int(key) < len(value):
-        return value[int(key)]
-    if not isinstance(value, Tensor) and hasattr(value, key):
-        return getattr(value, key)
-    raise ValueError(f"record: {site.name!r}: the value there is {_describe(value)}.")
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"a dict with keys {sorted(map(str, value))}"
-    if isinstance(value, tuple | list):
-        return f"a {type(value).__name__} of {[type(v).__name__ for v in value]}"
-    return f"a {type(value).__name__}"
 
 
 def _array(value: Tensor) -> np.ndarray:
