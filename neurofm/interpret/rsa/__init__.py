@@ -27,6 +27,7 @@ from neurofm.interpret.rsa.permutations import (
     permutation_test,
     permuted,
 )
+from neurofm.interpret.rsa.whitened import rdm_covariance
 
 __all__ = [
     "Bootstrap",
@@ -53,6 +54,7 @@ __all__ = [
     "permutation_test",
     "permuted",
     "rdm",
+    "rdm_covariance",
     "resample",
     "same_conditions",
     "sign_flips",
