@@ -6,6 +6,7 @@ from neurofm.interpret.rsa.bootstrap import (
     resample,
     single_variance,
 )
+from neurofm.interpret.rsa.ceilings import NoiseCeiling, noise_ceiling
 from neurofm.interpret.rsa.clusters import (
     MapTest,
     cluster_test,
@@ -20,6 +21,14 @@ from neurofm.interpret.rsa.crossnobis import crossnobis, crossnobis_distances
 from neurofm.interpret.rsa.layers import Bootstrap, bootstrap_conditions, layer_rsa
 from neurofm.interpret.rsa.measures import condition_means, dissimilarities, rdm
 from neurofm.interpret.rsa.models import class_rdm, within
+from neurofm.interpret.rsa.movies import Movie, generalised_crossnobis, latency, movie
+from neurofm.interpret.rsa.neighbourhoods import (
+    Neighbourhoods,
+    point_spheres,
+    sensor_neighbours,
+    surface_discs,
+    volume_spheres,
+)
 from neurofm.interpret.rsa.noise import baseline_covariance, noise_covariance, whiten
 from neurofm.interpret.rsa.permutations import (
     PermutationTest,
@@ -27,14 +36,26 @@ from neurofm.interpret.rsa.permutations import (
     permutation_test,
     permuted,
 )
+from neurofm.interpret.rsa.searchlight import (
+    SearchlightScores,
+    searchlight_rdms,
+    searchlight_rsa,
+)
+from neurofm.interpret.rsa.weighted import WeightedModel, cross_validate_weights, fit_weights
+from neurofm.interpret.rsa.pooling import pool
 from neurofm.interpret.rsa.whitened import rdm_covariance
 
 __all__ = [
     "Bootstrap",
     "MapTest",
     "ModelComparison",
+    "NoiseCeiling",
+    "Movie",
+    "Neighbourhoods",
     "PermutationTest",
     "Resampled",
+    "SearchlightScores",
+    "WeightedModel",
     "baseline_covariance",
     "bootstrap_conditions",
     "class_rdm",
@@ -43,24 +64,37 @@ __all__ = [
     "compare_models",
     "compare_rdms",
     "condition_means",
+    "cross_validate_weights",
     "crossnobis",
     "crossnobis_distances",
     "dissimilarities",
     "draw_permutations",
     "dual_variance",
+    "fit_weights",
+    "generalised_crossnobis",
+    "latency",
     "layer_rsa",
     "max_t",
+    "movie",
+    "noise_ceiling",
     "noise_covariance",
     "permutation_test",
     "permuted",
+    "pool",
+    "point_spheres",
     "rdm",
     "rdm_covariance",
     "resample",
     "same_conditions",
+    "searchlight_rdms",
+    "searchlight_rsa",
+    "sensor_neighbours",
     "sign_flips",
     "single_variance",
+    "surface_discs",
     "tfce",
     "tfce_test",
+    "volume_spheres",
     "whiten",
     "within",
 ]
