@@ -65,9 +65,31 @@ class MapTest:
             axis: Coordinates of a one-dimensional map; numbers if not given.
             name: Of the coordinate, with its unit.
         """
-        from neurofm.interpret.rsa.pictures import draw_map_test
+        from neurofm.figures import plot_curves, plot_matrix
 
-        return draw_map_test(self, axis, name)
+        title = f"{self.kind}: {self.n_subjects} people, {int(self.significant().sum())} places"
+        if self.t.ndim == 1:
+            at = np.arange(len(self.t)) if axis is None else axis
+            return plot_curves(
+                {"mean of people": (at, self.t)},
+                title=title,
+                ylabel="t",
+                xlabel=name,
+                significant={"mean of people": self.significant()},
+            )
+        if self.t.ndim != 2:
+            raise ValueError("MapTest.plot: draws lines and planes; take a slice of a volume.")
+        ticks = None if axis is None else [f"{one:.3g}" for one in axis]
+        return plot_matrix(
+            self.t,
+            title=title,
+            unit="t",
+            rows=ticks,
+            columns=ticks,
+            xlabel=name,
+            ylabel=name,
+            outlined=self.significant(),
+        )
 
 
 def sign_flips(

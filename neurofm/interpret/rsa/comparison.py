@@ -120,14 +120,19 @@ class ModelComparison:
         )
 
     def plot(self) -> Any:
-        """Bars with intervals, people as dots, and the noise ceiling."""
+        """Bars with intervals under the noise ceiling; a star against relabelled conditions."""
         from neurofm.figures import plot_bars
 
         return plot_bars(
-            dict(zip(self.models, self.scores, strict=True)),
-            intervals=self.interval,
-            ceiling=self.ceiling,
-            unit=self.method,
+            dict(zip(self.models, self.mean.tolist(), strict=True)),
+            title=f"{self.n_conditions} stimuli, {len(self.subjects)} people (* p < 0.05)",
+            unit=f"similarity of RDMs ({self.method})",
+            intervals=dict(zip(self.models, self.interval.tolist(), strict=True)),
+            ceiling=self.ceiling if np.isfinite(self.ceiling).all() else None,
+            chance=0.0,
+            marks={
+                n: "*" for n, p in zip(self.models, self.p_permutation, strict=True) if p < 0.05
+            },
         )
 
 
