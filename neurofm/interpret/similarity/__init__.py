@@ -1,5 +1,6 @@
 """Are two representations alike, and how are they laid out: networks, layers, brains."""
 
+from neurofm.interpret.similarity.cca import Canonical, cca
 from neurofm.interpret.similarity.cka import (
     PreparedKernel,
     batched_cka,
@@ -12,6 +13,16 @@ from neurofm.interpret.similarity.cka import (
     prepared_cka,
     rbf_cka,
 )
+from neurofm.interpret.similarity.dichotomies import Dichotomies, dichotomies
+from neurofm.interpret.similarity.geometry import (
+    Arrangement,
+    Geometry,
+    arrange,
+    describe_geometry,
+    intrinsic_dimension,
+    participation_ratio,
+    target_alignment,
+)
 from neurofm.interpret.similarity.information import (
     Information,
     InformationPlane,
@@ -22,34 +33,109 @@ from neurofm.interpret.similarity.information import (
     quantile_edges,
     uniform_edges,
 )
+from neurofm.interpret.similarity.layers import MEASURES, LayerSimilarity, compare_layers
+from neurofm.interpret.similarity.neighbours import (
+    distance_correlation,
+    neighbour_overlap,
+    rdm_similarity,
+)
+from neurofm.interpret.similarity.regression import (
+    RegressionSimilarity,
+    noise_corrected_regression,
+    regression_r2,
+)
+from neurofm.interpret.similarity.shape import (
+    align,
+    held_out_shape_distance,
+    match_units,
+    permutation_distance,
+    shape_distance,
+)
+from neurofm.interpret.similarity.stochastic_shape import (
+    StochasticShape,
+    energy_distance,
+    energy_score,
+    response_moments,
+    stochastic_distance,
+    stochastic_score,
+)
 from neurofm.interpret.similarity.trajectory import (
     Return,
     Trajectory,
     describe_trajectory,
     distance_from_path,
 )
+from neurofm.interpret.similarity.units import (
+    PairMoments,
+    UnitSimilarity,
+    UniversalNeurons,
+    best_correlation,
+    compare_attention,
+    compare_units,
+    correlate_units,
+    universal_neurons,
+)
 
 __all__ = [
+    "MEASURES",
+    "Arrangement",
+    "Canonical",
+    "Dichotomies",
+    "Geometry",
     "Information",
     "InformationPlane",
+    "LayerSimilarity",
+    "PairMoments",
     "PreparedKernel",
+    "RegressionSimilarity",
     "Return",
+    "StochasticShape",
     "Trajectory",
+    "UnitSimilarity",
+    "UniversalNeurons",
+    "align",
+    "arrange",
     "batched_cka",
+    "best_correlation",
     "binned_information",
+    "cca",
+    "compare_attention",
+    "compare_layers",
+    "compare_units",
+    "correlate_units",
+    "describe_geometry",
     "describe_trajectory",
+    "dichotomies",
     "discretise",
+    "distance_correlation",
     "distance_from_path",
+    "energy_distance",
+    "energy_score",
+    "held_out_shape_distance",
     "hsic",
     "information_plane",
+    "intrinsic_dimension",
     "kde_information",
     "kernel_cka",
     "linear_cka",
     "linear_kernel",
+    "match_units",
     "median_distance",
+    "neighbour_overlap",
+    "noise_corrected_regression",
+    "participation_ratio",
+    "permutation_distance",
     "prepare_kernel",
     "prepared_cka",
     "quantile_edges",
     "rbf_cka",
+    "rdm_similarity",
+    "regression_r2",
+    "response_moments",
+    "shape_distance",
+    "stochastic_distance",
+    "stochastic_score",
+    "target_alignment",
     "uniform_edges",
+    "universal_neurons",
 ]
