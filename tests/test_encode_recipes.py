@@ -57,7 +57,8 @@ def shortened(name: str) -> dict[str, Any]:
     recipe["trainer"] |= {"max_epochs": 1, "limit_train_batches": 2, "accelerator": "cpu"}
     recipe["trainer"] |= {"num_sanity_val_steps": 0, "enable_progress_bar": False}
     data = recipe["data"]["init_args"]
-    data["reader"] = {"n_train": 40, "n_test": 8, "runs": 2, "repeats": 2, "categories": 4}
+    pictures = {"n_train": 40, "n_test": 8, "runs": 2, "repeats": 2, "categories": 4}
+    data["reader"] = {"segments": 2} if data["dataset"] == "simulated_films" else pictures
     return recipe | {"data": recipe["data"] | {"init_args": data | {"batch_size": 8}}}
 
 

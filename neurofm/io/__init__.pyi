@@ -52,6 +52,8 @@ from .responses.things import ThingsFMRIReader as ThingsFMRIReader
 from .responses.things import ThingsMEGReader as ThingsMEGReader
 from .responses.trials import ResponseReader as ResponseReader
 from .seen import Seen as Seen
+from .simulated.film_fmri import FilmTruth as FilmTruth
+from .simulated.film_fmri import SyntheticFilmReader as SyntheticFilmReader
 from .simulated.picture_fmri import PictureFmriTruth as PictureFmriTruth
 from .simulated.picture_fmri import SyntheticPictureFMRIReader as SyntheticPictureFMRIReader
 from .simulated.picture_meg import PictureMegTruth as PictureMegTruth
