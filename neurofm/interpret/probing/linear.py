@@ -178,13 +178,6 @@ def linear_probe(
             "linear_probe: no held-out fold has two classes, because every group has one label. "
             "Hold several groups out at once, such as folds=5."
         )
-    edge = (chosen == min(penalties)) | (chosen == max(penalties))
-    if len(penalties) > 2 and edge.mean() > 0.5:
-        warnings.warn(
-            f"linear_probe: in {int(edge.sum())} of {len(edge)} folds the best penalty is at the "
-            f"edge of {min(penalties):g} to {max(penalties):g}; widen the grid.",
-            stacklevel=2,
-        )
     null = [
         np.nanmean(_nested(features, shuffled, own, outer, metric, penalties)[0])
         for shuffled in (control_labels(target, own, rng=rng) for _ in range(controls))
@@ -199,13 +192,22 @@ def linear_probe(
     }
     known = scores[~np.isnan(scores)]
     low, high = bootstrap_interval(known)
+    chance = chance_of(metric, target)
+    edge = (chosen == min(penalties)) | (chosen == max(penalties))
+    # Where nothing is read, all penalties are alike and the edge says nothing.
+    if len(penalties) > 2 and edge.mean() > 0.5 and low > chance:
+        warnings.warn(
+            f"linear_probe: in {int(edge.sum())} of {len(edge)} folds the best penalty is at the "
+            f"edge of {min(penalties):g} to {max(penalties):g}; widen the grid.",
+            stacklevel=2,
+        )
     return Probe(
         score=float(known.mean()),
         low=low,
         high=high,
         folds=scores,
         control=float(np.mean(null)) if null else float("nan"),
-        chance=chance_of(metric, target),
+        chance=chance,
         metric=metric,
         penalties=chosen,
         baselines=found,
