@@ -112,6 +112,25 @@ def plot_topographies(
     return figure
 
 
+def draw_topography(
+    axes: Axes,
+    values: Float[np.ndarray, " channel"],
+    position: Float[np.ndarray, "channel 3"],
+    *,
+    signed: bool,
+) -> Any:
+    """A map inside a figure of something larger; the image, for a colour bar.
+
+    Args:
+        values: NaN values and sensors without a position are left out; at least 4 are needed.
+    """
+    use = np.isfinite(position).all(1) & np.isfinite(values)
+    index, cluster = _places(position[use])
+    means = _average(values[use], cluster, len(index))
+    place = _project(position[use][index])
+    return _draw(axes, means, place, _limits(means, signed), signed, [""] * len(index))
+
+
 def _draw(
     axes: Axes,
     values: np.ndarray,
