@@ -18,6 +18,7 @@ from neurofm.interpret.rsa.clusters import (
 from neurofm.interpret.rsa.comparators import compare, compare_rdms, same_conditions
 from neurofm.interpret.rsa.comparison import ModelComparison, compare_models
 from neurofm.interpret.rsa.crossnobis import crossnobis, crossnobis_distances
+from neurofm.interpret.rsa.layer_time import LayerTime, compare_over_time
 from neurofm.interpret.rsa.layers import Bootstrap, bootstrap_conditions, layer_rsa
 from neurofm.interpret.rsa.measures import condition_means, dissimilarities, rdm
 from neurofm.interpret.rsa.models import class_rdm, within
@@ -30,28 +31,35 @@ from neurofm.interpret.rsa.neighbourhoods import (
     volume_spheres,
 )
 from neurofm.interpret.rsa.noise import baseline_covariance, noise_covariance, whiten
+from neurofm.interpret.rsa.partial import (
+    PartialComparison,
+    compare_beyond,
+    partial_similarity,
+)
 from neurofm.interpret.rsa.permutations import (
     PermutationTest,
     draw_permutations,
     permutation_test,
     permuted,
 )
+from neurofm.interpret.rsa.pooling import pool
 from neurofm.interpret.rsa.searchlight import (
     SearchlightScores,
     searchlight_rdms,
     searchlight_rsa,
 )
 from neurofm.interpret.rsa.weighted import WeightedModel, cross_validate_weights, fit_weights
-from neurofm.interpret.rsa.pooling import pool
 from neurofm.interpret.rsa.whitened import rdm_covariance
 
 __all__ = [
     "Bootstrap",
+    "LayerTime",
     "MapTest",
     "ModelComparison",
-    "NoiseCeiling",
     "Movie",
     "Neighbourhoods",
+    "NoiseCeiling",
+    "PartialComparison",
     "PermutationTest",
     "Resampled",
     "SearchlightScores",
@@ -61,7 +69,9 @@ __all__ = [
     "class_rdm",
     "cluster_test",
     "compare",
+    "compare_beyond",
     "compare_models",
+    "compare_over_time",
     "compare_rdms",
     "condition_means",
     "cross_validate_weights",
@@ -78,10 +88,11 @@ __all__ = [
     "movie",
     "noise_ceiling",
     "noise_covariance",
+    "partial_similarity",
     "permutation_test",
     "permuted",
-    "pool",
     "point_spheres",
+    "pool",
     "rdm",
     "rdm_covariance",
     "resample",
