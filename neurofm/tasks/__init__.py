@@ -24,6 +24,7 @@ from neurofm.tasks.decode_views import DecodeViews
 from neurofm.tasks.encode import Encode
 from neurofm.tasks.encode_in_context import EncodeInContext, meta_train, weight_loss
 from neurofm.tasks.federated import Federated, federated_mean
+from neurofm.tasks.monitor import DriftMonitor, MassiveActivationMonitor, NotFiniteMonitor
 from neurofm.tasks.pretrain import Pretrain
 from neurofm.tasks.retrieve import Retrieve, search_scores
 from neurofm.tasks.token_cache import TokenCache
@@ -34,6 +35,7 @@ __all__ = [
     "Decode",
     "DecodeViews",
     "DoRA",
+    "DriftMonitor",
     "Encode",
     "EncodeInContext",
     "Federated",
@@ -41,7 +43,9 @@ __all__ = [
     "IA3",
     "LayerwiseDecay",
     "LoRA",
+    "MassiveActivationMonitor",
     "Modes",
+    "NotFiniteMonitor",
     "Partial",
     "Pretrain",
     "Probe",

@@ -12,15 +12,15 @@ from neurofm.interpret.monitoring.detection import Detection, Detections, detect
 from neurofm.interpret.monitoring.distances import mahalanobis_familiarity, neighbour_familiarity
 from neurofm.interpret.monitoring.drift import (
     Drift,
+    History,
     attention_entropy,
     dead_units,
     effective_rank,
     not_finite,
 )
-from neurofm.interpret.monitoring.influence import (
-    output_power,
-    uniform_divergence,
-)
+from neurofm.interpret.monitoring.effect import MassiveEffect, massive_effect
+from neurofm.interpret.monitoring.familiarity import compare_familiarity
+from neurofm.interpret.monitoring.influence import influences, output_power, uniform_divergence
 from neurofm.interpret.monitoring.massive import (
     MassiveActivations,
     attention_mass,
@@ -33,17 +33,22 @@ __all__ = [
     "Detection",
     "Detections",
     "Drift",
+    "History",
     "Influence",
     "MassiveActivations",
+    "MassiveEffect",
     "attention_entropy",
     "attention_mass",
     "choose_coverage",
+    "compare_familiarity",
     "coverage",
     "dead_units",
     "detection",
     "effective_rank",
+    "influences",
     "mahalanobis_familiarity",
     "massive_activations",
+    "massive_effect",
     "neighbour_familiarity",
     "neuron_states",
     "not_finite",

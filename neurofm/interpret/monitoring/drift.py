@@ -6,7 +6,7 @@ Axes: sample unit; `... query key` for attention.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -79,6 +79,30 @@ def not_finite(x: np.ndarray) -> tuple[int, int]:
 
 
 @dataclass
+class History:
+    """Measures of layers over steps or epochs.
+
+    Args:
+        over: "step" or "epoch", a column of each row.
+        rows: `layer/measure` to value, and `over`.
+    """
+
+    over: str
+    rows: list[dict[str, float]] = field(default_factory=list)
+
+    def plot(self, measures: Sequence[str] | None = None) -> Figure:
+        """A panel for each measure, a line per layer.
+
+        Args:
+            measures: Which ones; all if not given.
+        """
+        from neurofm.interpret.monitoring.drawings import draw_history
+
+        found = (key.rpartition("/")[2] for row in self.rows for key in row if "/" in key)
+        return draw_history(self.rows, measures or list(dict.fromkeys(found)), over=self.over)
+
+
+@dataclass
 class Drift:
     """Compares layers on the same samples with themselves some epochs earlier.
 
@@ -87,7 +111,7 @@ class Drift:
     """
 
     back: int = 1
-    history: list[dict[str, float]] = field(default_factory=list)
+    history: History = field(default_factory=lambda: History("epoch"))
     _kept: list[dict[str, np.ndarray]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -116,14 +140,12 @@ class Drift:
             row[f"{name}/effective_rank"] = effective_rank(value)
             row[f"{name}/dead_units"] = dead_units(value)
         self._kept = [*self._kept, now][-self.back :]
-        self.history.append(row)
+        self.history.rows.append(row | {"epoch": float(len(self.history.rows))})
         return row
 
     def plot(self) -> Figure:
         """Each measure over epochs, a line per layer."""
-        from neurofm.interpret.monitoring.drawings import draw_history
-
-        return draw_history(self.history, MEASURES, over="epoch")
+        return self.history.plot(MEASURES)
 
 
 def _matrix(name: str, x: np.ndarray) -> np.ndarray:
