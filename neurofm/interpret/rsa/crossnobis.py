@@ -34,7 +34,9 @@ def crossnobis(
     conditions: Sequence[Hashable],
     runs: Sequence[Hashable],
     *,
-    noise: Float[Tensor, "p p"] | Mapping[Hashable, Float[Tensor, "p p"]] | None = None,
+    noise: Float[Tensor, "channel channel"]
+    | Mapping[Hashable, Float[Tensor, "channel channel"]]
+    | None = None,
     remove_mean: bool = False,
     unbalanced: bool = False,
 ) -> RDM:
@@ -59,7 +61,8 @@ def crossnobis(
     names, folds = tuple(dict.fromkeys(conditions)), tuple(dict.fromkeys(runs))
     counted = Counter(conditions)
     cells = tuple(zip(conditions, runs, strict=True))
-    means, order = condition_means(patterns, cells)
+    means, _ = condition_means(patterns, cells)
+    order = tuple(dict.fromkeys(cells))
     there = set(order)
     gone = [(c, r) for c in names for r in folds if (c, r) not in there]
     if gone and not unbalanced:
@@ -97,7 +100,7 @@ def crossnobis(
 def crossnobis_distances(
     by_run: Float[Tensor, "*batch run condition p"],
     *,
-    noise: Float[Tensor, "p p"] | Float[Tensor, "run p p"] | None = None,
+    noise: Float[Tensor, "channel channel"] | Float[Tensor, "run channel channel"] | None = None,
     remove_mean: bool = False,
     present: Bool[Tensor, "run condition"] | None = None,
 ) -> Float[Tensor, "*batch pair"]:

@@ -70,7 +70,7 @@ def dissimilarities(
     patterns: Float[Tensor, "*batch condition p"],
     metric: str = "correlation",
     *,
-    noise: Float[Tensor, "p p"] | None = None,
+    noise: Float[Tensor, "channel channel"] | None = None,
     remove_mean: bool = False,
     dtype: str = "float64",
 ) -> Float[Tensor, "*batch pair"]:
@@ -124,7 +124,7 @@ def rdm(
     metric: str = "correlation",
     *,
     labels: Sequence[Any] | None = None,
-    noise: Float[Tensor, "p p"] | None = None,
+    noise: Float[Tensor, "channel channel"] | None = None,
     remove_mean: bool = False,
     dtype: str = "float64",
 ) -> RDM:

@@ -58,10 +58,10 @@ def noise_covariance(
         x, dof = _without_means(x, conditions, dof)
     else:
         x = x - x.mean(0)
-    dof = n - 1 if dof is None else float(dof)
+    dof = float(n - 1 if dof is None else dof)
     if dof <= 0:
         raise ValueError(
-            f"noise_covariance: {dof} degrees of freedom. Give more rows, or every condition twice."
+            f"noise_covariance: {dof:g} degrees of freedom. Give more rows, or every condition twice."
         )
     still = x.abs().amax(0) <= 16 * torch.finfo(torch.float64).eps * residuals.abs().amax(0)
     if still.any():
@@ -92,7 +92,7 @@ def baseline_covariance(
 @takes_either_by_torch
 def whiten(
     patterns: Float[Tensor, "*batch condition p"],
-    noise: Float[Tensor, "p p"],
+    noise: Float[Tensor, "channel channel"],
     *,
     eigenspace: bool = False,
 ) -> Float[Tensor, "*batch condition q"]:
@@ -118,7 +118,7 @@ def whiten(
 
 
 def whiten_by(
-    x: Float[Tensor, "*batch condition p"], noise: Float[Tensor, "p p"]
+    x: Float[Tensor, "*batch condition p"], noise: Float[Tensor, "channel channel"]
 ) -> Float[Tensor, "*batch condition p"]:
     """`whiten` of patterns without NaN, which would spread through the solution."""
     noise = _checked(noise, x.shape[-1])

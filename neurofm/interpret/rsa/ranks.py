@@ -11,6 +11,7 @@ Axes: pair = entry of an RDM.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -107,15 +108,15 @@ def inversions(x: Int[np.ndarray, " pair"]) -> int:
     while size < len(x):
         size *= 2
     # Filled up with values that are larger than all.
-    padded = np.full(size, len(x), dtype=np.int64 if size > 2**29 else np.int32)
+    padded: np.ndarray = np.full(size, len(x), dtype=np.int64 if size > 2**29 else np.int32)
     padded[: len(x)] = x
-    rows = padded.reshape(-1, _SHORT)
+    rows: Any = padded.reshape(-1, _SHORT)
     later = np.triu(np.ones((_SHORT, _SHORT), dtype=bool), 1)
     count = int(np.count_nonzero((rows[:, :, None] > rows[:, None, :]) & later))
     rows = np.sort(rows, axis=1)
     half = _SHORT
     while half < size:
-        keys = rows.reshape(-1, 2, half) * 2
+        keys: Any = rows.reshape(-1, 2, half) * 2
         keys[:, 1] += 1  # a value of the second half comes after its equals
         merged = keys.reshape(-1, 2 * half)
         merged.sort(axis=1)
