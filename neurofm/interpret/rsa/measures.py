@@ -88,6 +88,34 @@ def dissimilarities(
         ValueError: Fewer than two conditions, infinite values, negative rates, or a singular
             `noise`.
     """
+    return _dissimilarities(patterns, metric, noise, remove_mean, dtype)
+
+
+@takes_either_by_torch
+def rdm(
+    patterns: Float[Tensor, "condition p"],
+    metric: str = "correlation",
+    *,
+    labels: Sequence[Any] | None = None,
+    noise: Float[Tensor, "channel channel"] | None = None,
+    remove_mean: bool = False,
+    dtype: str = "float64",
+) -> RDM:
+    """The RDM of one set of patterns; `dissimilarities` explains the arguments.
+
+    Args:
+        labels: Of the conditions; numbers if not given.
+    """
+    values = _dissimilarities(patterns, metric, noise, remove_mean, dtype)
+    names = tuple(map(str, range(len(patterns)) if labels is None else labels))
+    if len(names) != len(patterns):
+        raise ValueError(f"rdm: {len(names)} labels for {len(patterns)} patterns.")
+    return RDM(values=values.cpu().numpy(), labels=names, metric=metric)
+
+
+def _dissimilarities(
+    patterns: Tensor, metric: str, noise: Tensor | None, remove_mean: bool, dtype: str
+) -> Float[Tensor, "*batch pair"]:
     if metric not in METRICS:
         raise ValueError(f"rdm: metric {metric!r} is not one of {METRICS} (or use `crossnobis`).")
     if dtype not in DTYPES:
@@ -116,28 +144,6 @@ def dissimilarities(
         gram = gram_matrix(x, rows=rows, columns=True, keep=_keep(missing), dtype=dtype)
         values = squared_distances(gram).clamp_(min=0.0).div_(p)
     return values.masked_fill_(touching(missing), torch.nan) if missing.any() else values
-
-
-@takes_either_by_torch
-def rdm(
-    patterns: Float[Tensor, "condition p"],
-    metric: str = "correlation",
-    *,
-    labels: Sequence[Any] | None = None,
-    noise: Float[Tensor, "channel channel"] | None = None,
-    remove_mean: bool = False,
-    dtype: str = "float64",
-) -> RDM:
-    """The RDM of one set of patterns; `dissimilarities` explains the arguments.
-
-    Args:
-        labels: Of the conditions; numbers if not given.
-    """
-    values = dissimilarities(patterns, metric, noise=noise, remove_mean=remove_mean, dtype=dtype)
-    names = tuple(map(str, range(len(patterns)) if labels is None else labels))
-    if len(names) != len(patterns):
-        raise ValueError(f"rdm: {len(names)} labels for {len(patterns)} patterns.")
-    return RDM(values=values.cpu().numpy(), labels=names, metric=metric)
 
 
 def check_patterns(
@@ -176,7 +182,7 @@ def _angles(
         warnings.warn(
             f"rdm: {int(flat.sum())} of {flat.numel()} patterns are {what}; their {metric} "
             "distances are undefined (NaN).",
-            stacklevel=4,
+            stacklevel=5,
         )
     norm = squared.sqrt().masked_fill_(flat | missing, 1.0)
     gram.div_(norm.unsqueeze(-1)).div_(norm.unsqueeze(-2))

@@ -61,7 +61,8 @@ def noise_covariance(
     dof = float(n - 1 if dof is None else dof)
     if dof <= 0:
         raise ValueError(
-            f"noise_covariance: {dof:g} degrees of freedom. Give more rows, or every condition twice."
+            f"noise_covariance: {dof:g} degrees of freedom. Give more rows, or every condition "
+            "twice."
         )
     still = x.abs().amax(0) <= 16 * torch.finfo(torch.float64).eps * residuals.abs().amax(0)
     if still.any():
@@ -79,6 +80,7 @@ def noise_covariance(
     return full if kind == "full" else _towards_diagonal(x, full, ~still, dof)
 
 
+@takes_either_by_torch
 def baseline_covariance(
     baseline: Float[Tensor, "trial channel time"], kind: str = "shrinkage_diag"
 ) -> Float[Tensor, "channel channel"]:
