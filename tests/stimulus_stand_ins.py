@@ -10,7 +10,7 @@ import yaml
 
 from neurofm import cards
 from neurofm.data import StimulusTable
-from neurofm.io import SyntheticPictureMEGReader
+from neurofm.io import SyntheticParcelReader, SyntheticPictureMEGReader
 
 
 def parcels_stand_in(folder: Path) -> str:
@@ -31,6 +31,19 @@ def stimulus_stand_in(recipe: dict[str, Any], folder: Path) -> dict[str, Any]:
         arguments = {"subjects": 1, "runs": 6, "pictures": 4}
         card["reader"] = {"class_path": card["reader"]["class_path"], "init_args": arguments}
         return {"datasets": [_written(card, folder, "pictures")]}
+    if data["datasets"] == ["bold5000_parcels"]:
+        card = dict(cards.read("datasets", "simulated_parcel_pictures"))
+        arguments = {"subjects": 1, "runs": 2, "pictures": 10}
+        card["reader"] = {"class_path": card["reader"]["class_path"], "init_args": arguments}
+        network = recipe["model"]["init_args"]["model"]["init_args"]
+        network |= {"n_parcels": 70, "width": 64, "depth": 1}
+        reader = SyntheticParcelReader(**arguments)
+        events = (e.label for r in reader.recordings() for e in reader.load(r).events)
+        names = tuple(dict.fromkeys(events))
+        drawn = np.random.default_rng(0).standard_normal((len(names), network["n_estimates"]))
+        table = folder / "bold5000_parcels.safetensors"
+        StimulusTable(names, drawn.astype(np.float32)).write(table)
+        return {"datasets": [_written(card, folder, "parcels")], "embeddings": str(table)}
     card = dict(cards.read("datasets", "simulated_picture_meg"))
     window = data["offset_s"] + data["window_s"]
     arguments = {

@@ -94,6 +94,9 @@ def make_bold(plan: Plan, folder: Path, stem: str) -> None:
     (plan.root / "task-x_bold.json").write_text(json.dumps({"RepetitionTime": 99}))
     (folder / f"{stem}_bold.json").write_text(json.dumps({"RepetitionTime": tr}))
     write_nifti(folder / f"{stem}_bold.nii.gz", run(), tr)
+    if "atlas" in arguments:
+        parcels = np.arange(64, dtype=np.int16).reshape(4, 4, 4) // 8
+        write_nifti(plan.root / arguments["atlas"], parcels, 0.0)
 
 
 def run() -> np.ndarray:

@@ -101,6 +101,8 @@ def test_recipe_begins_with_a_question_and_is_listed(name: str) -> None:
     assert set(data["datasets"]) <= set(cards.names("datasets"))
     if data.get("split_by") == "time":  # fractions
         assert 0 < data["validate"] + data["test"] < 1
+    elif isinstance(data.get("validate"), float):
+        assert data["validate"] > 0 and data["test"] > 0 and data["validate"] + data["test"] < 1
     elif "first_per_class" not in data:
         assert {*data["validate"]}.isdisjoint(data["test"])
 
