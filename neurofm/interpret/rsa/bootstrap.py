@@ -42,13 +42,19 @@ class Resampled:
     skipped: int
 
     def covariance(self) -> Float[np.ndarray, "value value"]:
-        """Of the models' scores, then of the two ceilings, over samples."""
+        """Of the models' scores, then of the two ceilings, over samples.
+
+        What concerns ceilings is from the samples with two or more different people, NaN without.
+        """
         both = np.concatenate([self.scores, self.ceiling], axis=1)
-        usable = both[np.isfinite(both[:, : self.scores.shape[1]]).all(1)]
-        bounded = np.isfinite(usable).all(1)
-        if not bounded.all() and bounded.any():
-            usable = usable[bounded]
-        return np.atleast_2d(np.cov(usable, rowvar=False))
+        k = self.scores.shape[1]
+        whole, bounded = (both[np.isfinite(part).all(1)] for part in (self.scores, both))
+        covariance = np.full((k + 2, k + 2), np.nan)
+        if len(bounded) > 1:
+            covariance = np.cov(bounded, rowvar=False)
+        if len(whole) > 1:
+            covariance[:k, :k] = np.cov(whole[:, :k], rowvar=False)
+        return covariance
 
 
 def resample(
@@ -203,9 +209,7 @@ def dual_variance(
             "more of each. With one person draw conditions alone (`single_variance`)."
         )
     rows = np.eye(len(both)) if contrasts is None else np.asarray(contrasts, dtype=np.float64)
-    v_both, v_people, v_stimuli = (
-        np.einsum("ci,ij,cj->c", rows, one, rows) for one in (both, subjects, conditions)
-    )
+    v_both, v_people, v_stimuli = (_along(rows, one) for one in (both, subjects, conditions))
     s, n = n_subjects / (n_subjects - 1), n_conditions / (n_conditions - 1)
     variance = s * v_people + n * v_stimuli - n * s * (v_both - v_people - v_stimuli)
     variance = np.maximum(variance, np.maximum(s * v_people, n * v_stimuli))
@@ -220,4 +224,12 @@ def single_variance(
 ) -> Float[np.ndarray, " contrast"]:
     """Variance over new people, or new stimuli, from drawing those `n` alone."""
     rows = np.eye(len(covariance)) if contrasts is None else np.asarray(contrasts, dtype=np.float64)
-    return n / (n - 1) * np.einsum("ci,ij,cj->c", rows, covariance, rows)
+    return n / (n - 1) * _along(rows, covariance)
+
+
+def _along(rows: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Variance of weighted sums; entries without weight may be NaN."""
+    used = [np.flatnonzero(row) for row in rows]
+    return np.array(
+        [row[u] @ covariance[np.ix_(u, u)] @ row[u] for row, u in zip(rows, used, strict=True)]
+    )
