@@ -64,6 +64,7 @@ from neurofm.interpret.similarity.trajectory import (
     Trajectory,
     describe_trajectory,
     distance_from_path,
+    push,
 )
 from neurofm.interpret.similarity.units import (
     PairMoments,
@@ -127,6 +128,7 @@ __all__ = [
     "permutation_distance",
     "prepare_kernel",
     "prepared_cka",
+    "push",
     "quantile_edges",
     "rbf_cka",
     "rdm_similarity",

@@ -105,8 +105,7 @@ def kernel_cka(
     k: Float[Tensor, "sample sample"], l: Float[Tensor, "_ _"], *, debiased: bool = True
 ) -> float:
     """CKA of two kernels of the same samples, however they were made; they need no centring."""
-    k, l = prepare_kernel(k, debiased=debiased), prepare_kernel(l, debiased=debiased)
-    return prepared_cka(k, l)
+    return prepared_cka(*(prepare_kernel(side, debiased=debiased) for side in (k, l)))
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,9 @@ def draw_units(result: UnitSimilarity) -> Figure:
     for i, (name, values) in enumerate(both.items()):
         known = values[np.isfinite(values)]
         label = f"{name}, mean {known.mean():.2f}"
-        axes.hist(known, bins=np.linspace(low, 1, 41), color=color(i), alpha=0.55, label=label)
+        axes.hist(
+            known, bins=np.linspace(low, 1, 41).tolist(), color=color(i), alpha=0.55, label=label
+        )
     axes.set(xlabel="correlation with the best counterpart", ylabel="units")
     axes.set_title(f"{len(result.best)} units, n = {result.n}; CKA of the layers {result.cka:.2f}")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -114,6 +114,8 @@ def intrinsic_dimension(x: Float[np.ndarray, "sample p"], *, discard: float | in
             f"intrinsic_dimension: {n - len(x)} of {n} samples are copies of others, left out.",
             stacklevel=3,  # through the decorator
         )
+    if len(x) < 4:
+        raise ValueError(f"intrinsic_dimension: {len(x)} distinct samples; at least 4 are needed.")
     first, second = np.empty(len(x)), np.empty(len(x))
     rows = max(1, _AT_ONCE // len(x))
     for start in range(0, len(x), rows):
@@ -121,8 +123,6 @@ def intrinsic_dimension(x: Float[np.ndarray, "sample p"], *, discard: float | in
         near[np.arange(len(near)), np.arange(start, start + len(near))] = np.inf
         two = np.partition(near, 1, axis=1)[:, :2]
         first[start : start + rows], second[start : start + rows] = two.min(1), two.max(1)
-    if not (first > 0).all() or len(x) < 4:
-        raise ValueError(f"intrinsic_dimension: {len(x)} distinct samples; at least 4 are needed.")
     ratio = np.sort(np.log(second / first))
     kept = int(np.floor(len(ratio) * (1 - discard)))
     share = np.arange(1, kept + 1) / len(ratio)

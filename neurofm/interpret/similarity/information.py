@@ -173,7 +173,7 @@ def kde_information(
 
 
 def information_plane(
-    layers: Mapping[str, np.ndarray],
+    layers: Mapping[str, Any],
     labels: Sequence[Any] | np.ndarray,
     *,
     estimator: str = "quantile",

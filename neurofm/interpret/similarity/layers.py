@@ -124,19 +124,19 @@ class LayerSimilarity:
         return dict(zip(self.rows, fcluster(tree, n, criterion="maxclust").tolist(), strict=True))
 
     def predict(
-        self, values: Float[np.ndarray, " row"], *, k: int = 3
+        self, values: Sequence[float] | np.ndarray, *, k: int = 3
     ) -> Float[np.ndarray, " row"]:
         """A property of each network (age, objective, score) from its nearest k, itself left out.
 
         Correlate it with the property itself.
         """
-        d, values = self._distances().copy(), np.asarray(values, dtype=np.float64)
+        d, known = self._distances().copy(), np.asarray(values, dtype=np.float64)
         if not 0 < k < len(d) or len(values) != len(d):
             raise ValueError(
                 f"predict: {k} neighbours and {len(values)} values for {len(d)} networks."
             )
         np.fill_diagonal(d, np.inf)
-        return values[np.argsort(d, axis=1, kind="stable")[:, :k]].mean(1)
+        return known[np.argsort(d, axis=1, kind="stable")[:, :k]].mean(1)
 
     def plot(self) -> Figure:
         """The table, with the chance level in its title."""
@@ -223,7 +223,7 @@ def _table(rows: Mapping[str, Any], columns: Mapping[str, Any] | None, known: Kn
     return values
 
 
-def _kernels(layers: Mapping[str, np.ndarray]) -> dict[str, PreparedKernel]:
+def _kernels(layers: Mapping[str, Any]) -> dict[str, PreparedKernel]:
     return {name: linear_kernel(x) for name, x in layers.items()}
 
 

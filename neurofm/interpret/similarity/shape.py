@@ -153,7 +153,9 @@ def _whitening(x: np.ndarray, alpha: float | int) -> np.ndarray:
 
 def _reduced(x: np.ndarray) -> np.ndarray:
     """In at most as many columns as samples, with the same products of samples."""
-    return x if x.shape[1] <= len(x) else np.linalg.qr(x.T, mode="r").T
+    if x.shape[1] <= len(x):
+        return x
+    return np.transpose(np.linalg.qr(x.T)[1])
 
 
 def _widened(x: np.ndarray, width: int) -> np.ndarray:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _TOLERANCE, _ROUNDS = 1e-10, 1000
+_AT_ONCE = 4_000_000  # entries of matrices of all starts
 _FLOOR = 1e-6  # of distances whose inverse is a weight
 
 
@@ -98,8 +99,8 @@ def response_moments(
 def stochastic_score(
     mean_x: Float[np.ndarray, "stimulus unit"],
     covariance_x: Float[np.ndarray, "stimulus unit unit"],
-    mean_y: Float[np.ndarray, "stimulus unit"],
-    covariance_y: Float[np.ndarray, "stimulus unit unit"],
+    mean_y: Float[np.ndarray, "_ other"],
+    covariance_y: Float[np.ndarray, "_ other other"],
     *,
     rotation: Float[np.ndarray, "unit unit"] | None = None,
     alpha: float | int = 1.0,
@@ -114,8 +115,8 @@ def stochastic_score(
 def stochastic_distance(
     mean_x: Float[np.ndarray, "stimulus unit"],
     covariance_x: Float[np.ndarray, "stimulus unit unit"],
-    mean_y: Float[np.ndarray, "stimulus unit"],
-    covariance_y: Float[np.ndarray, "stimulus unit unit"],
+    mean_y: Float[np.ndarray, "_ other"],
+    covariance_y: Float[np.ndarray, "_ other other"],
     *,
     alpha: float | int = 1.0,
     n_starts: int = 10,
@@ -138,9 +139,9 @@ def stochastic_distance(
     if alpha < 2:
         rng = generator or np.random.default_rng(0)
         starts += [_random_rotation(mean_x.shape[1], rng) for _ in range(n_starts)]
-    found = [task.fit(start) for start in starts]
-    reached = np.sqrt([max(loss, 0.0) for loss, _ in found])
-    best = found[int(reached.argmin())][1]
+    losses, rotations = task.fit(np.stack(starts))
+    reached = np.sqrt(np.maximum(losses, 0.0))
+    best = rotations[int(reached.argmin())]
     means, noise = task.parts(best)
     return StochasticShape(float(reached.min()), best, means, noise, reached, float(alpha))
 
@@ -158,8 +159,7 @@ def energy_score(
     """
     x, y = _samples(x, y)
     t = np.eye(x.shape[2]) if rotation is None else np.asarray(rotation, np.float64)
-    within = [_apart(side, side).sum((1, 2)) / (n * (n - 1)) for side, n in _with_counts(x, y)]
-    squared = _apart(x, y @ t).mean((1, 2)) - (within[0] + within[1]) / 2
+    squared = _apart(x, y @ t).mean((1, 2)) - (_within(x) + _within(y)) / 2
     return float(np.sqrt(max(squared.mean(), 0.0)))
 
 
@@ -213,25 +213,39 @@ class _Task:
 
     def parts(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Weighted squared distance of means and of covariances, for each stimulus."""
-        means = ((self.mu - self.nu @ t) ** 2).sum(1)
-        overlap = np.linalg.svd(self.s @ t.T @ self.w, compute_uv=False).sum(1)
-        return self.alpha * means, (2 - self.alpha) * (self.traces - 2 * overlap)
+        overlap = np.linalg.svd(self.s @ t.T @ self.w, compute_uv=False).sum(-1)
+        return self._parts(t, overlap)
 
-    def fit(self, t: np.ndarray) -> tuple[float, np.ndarray]:
+    def fit(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Loss and rotation that each start leads to; as many at once as memory allows."""
+        at_once = max(1, _AT_ONCE // self.s.size)
+        parts = [self._fit(starts[i : i + at_once]) for i in range(0, len(starts), at_once)]
+        losses, rotations = zip(*parts, strict=True)
+        return np.concatenate(losses), np.concatenate(rotations)
+
+    def _fit(self, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Alternate between rotations of each stimulus' noise and the one of all."""
         cross = self.alpha * self.nu.T @ self.mu
-        before = np.inf
+        rotations, losses = starts.copy(), np.full(len(starts), np.inf)
+        going = np.arange(len(starts))
         for _ in range(_ROUNDS):
-            u, overlap, v = np.linalg.svd(self.s @ t.T @ self.w)
-            means = self.alpha * ((self.mu - self.nu @ t) ** 2).sum(1)
-            noise = (2 - self.alpha) * (self.traces - 2 * overlap.sum(1))
-            loss = float((means + noise).mean())
-            if before - loss <= _TOLERANCE * abs(loss):
+            t = rotations[going][:, None]  # start 1 unit unit
+            u, overlap, v = np.linalg.svd(self.s @ t.swapaxes(-1, -2) @ self.w)
+            means, noise = self._parts(t[:, 0], overlap.sum(-1))
+            loss = (means + noise).mean(-1)
+            better = losses[going] - loss > _TOLERANCE * np.abs(loss)
+            losses[going] = loss
+            going = going[better]
+            if not len(going):
                 break
-            before = loss
-            q = v.swapaxes(1, 2) @ u.swapaxes(1, 2)
-            t = _orthogonal(cross + (2 - self.alpha) * (self.w @ q @ self.s).sum(0))
-        return loss, t
+            q = (u[better] @ v[better]).swapaxes(-1, -2)
+            turn = (2 - self.alpha) * (self.w @ q @ self.s).sum(1)
+            rotations[going] = _orthogonal(cross + turn)
+        return losses, rotations
+
+    def _parts(self, t: np.ndarray, overlap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        means = ((self.mu - self.nu @ t) ** 2).sum(-1)
+        return self.alpha * means, (2 - self.alpha) * (self.traces - 2 * overlap)
 
 
 def _reweighted(x: np.ndarray, y: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -253,8 +267,10 @@ def _apart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.linalg.norm(x[:, :, None] - y[:, None], axis=-1)
 
 
-def _with_counts(*sides: np.ndarray) -> list[tuple[np.ndarray, int]]:
-    return [(side, side.shape[1]) for side in sides]
+def _within(x: np.ndarray) -> np.ndarray:
+    """Mean distance of two different trials of each stimulus."""
+    n = x.shape[1]
+    return _apart(x, x).sum((1, 2)) / (n * (n - 1))
 
 
 def _samples(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,13 +8,17 @@ Axes: layer (or time), step = from one layer to the next, turn = between two ste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.patching import Context, patched
+from neurofm.interpret.recorder import record
 from neurofm.interpret.similarity.checks import means_that_exist
 from neurofm.shapes import Float
 
@@ -119,17 +123,62 @@ class Return:
 
 @takes_either
 def distance_from_path(
-    pushed: Float[np.ndarray, "layer sample unit"], path: Float[np.ndarray, "layer sample unit"]
+    pushed: Float[np.ndarray, "layer sample unit"], path: Float[np.ndarray, "_ _ _"]
 ) -> Float[np.ndarray, "layer sample"]:
-    """Distance of two paths, over their distance at the first layer given."""
+    """Distance of two paths, over their distance at the first layer given.
+
+    For a network, `push` does the pushing too; for recordings, two moments may be compared.
+    """
     if pushed.shape != path.shape:
         raise ValueError(
             f"distance_from_path: paths of shape {pushed.shape} and {path.shape}; expected the "
             "same layers, samples and units."
         )
-    apart = np.linalg.norm(np.asarray(pushed, float) - np.asarray(path, float), axis=-1)
+    return _over_first(list(pushed), list(path))
+
+
+def push(
+    model: nn.Module,
+    sites: Sequence[str],
+    *,
+    run: Callable[[], Any],
+    size: float | int = 0.1,
+    generator: torch.Generator | None = None,
+) -> Return:
+    """Add a random vector at the first site, and follow it: does the network pull back?
+
+    Args:
+        sites: Where to push, and then where to look, in the order of the forward pass; those of
+            `record`.
+        run: Does the forward pass, such as `lambda: model.encode(batch)`, the same at every call.
+        size: Length of the push over that of the activation of each sample.
+        generator: Of the direction.
+
+    Raises:
+        ValueError: Sites that do not exist (near misses are named) or are never reached, or no
+            effect of the push.
+    """
+    if not size > 0:
+        raise ValueError(f"push: size {size}; expected over 0.")
+
+    def add(value: Tensor, _: Context) -> Tensor:
+        noise = torch.randn(value.shape, generator=generator).to(value)
+        over = value.flatten(1).norm(dim=1) / noise.flatten(1).norm(dim=1)
+        return value + size * noise * over.reshape(-1, *[1] * (value.ndim - 1))
+
+    calm = record(model, sites, run=run)
+    with patched(model, {sites[0]: add}):
+        moved = record(model, sites, run=run)
+    distance = _over_first([moved[name] for name in sites], [calm[name] for name in sites])
+    return Return(distance, tuple(sites))
+
+
+def _over_first(pushed: Sequence[np.ndarray], path: Sequence[np.ndarray]) -> np.ndarray:
+    pairs = zip(pushed, path, strict=True)
+    gaps = [(np.asarray(a, float) - np.asarray(b, float)).reshape(len(a), -1) for a, b in pairs]
+    apart = np.stack([np.linalg.norm(gap, axis=1) for gap in gaps])
     if not (apart[0] > 0).all():
-        raise ValueError("distance_from_path: no push at the first layer; nothing can come back.")
+        raise ValueError("trajectory: no push at the first layer; nothing can come back.")
     return apart / apart[0]
 
 

@@ -94,7 +94,7 @@ class UniversalNeurons:
     @property
     def universal(self) -> Bool[np.ndarray, " p"]:
         """Above the threshold in every network."""
-        return (self.excess > self.threshold).all(0)
+        return np.all(self.excess > self.threshold, axis=0)
 
     def plot(self) -> Figure:
         """Least excess over networks of every unit, with the threshold."""
@@ -113,6 +113,7 @@ class PairMoments:
     n: int = 0
     _state: dict[str, np.ndarray] = field(default_factory=dict)
 
+    @takes_either
     def update(self, x: Float[np.ndarray, "sample p"], y: Float[np.ndarray, "_ q"]) -> PairMoments:
         """Add samples; both sides answered to the same ones."""
         x, y = pair("PairMoments", x, y, least=1)
