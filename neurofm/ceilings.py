@@ -73,6 +73,16 @@ def spearman_brown(r: np.ndarray | float) -> np.ndarray:
         return np.where(half > -1, 2 * half / (1 + half), np.nan)
 
 
+def largest_r(half: np.ndarray | float) -> np.ndarray:
+    """Largest correlation of any model with averaged responses, from that of their halves.
+
+    The root of `spearman_brown`. NaN where halves do not agree (0 or below): no ceiling is known
+    there, and a score is not to be divided by it.
+    """
+    r = np.asarray(half, dtype=np.float64)
+    return np.sqrt(np.where(r > 0, spearman_brown(r), np.nan))
+
+
 def repeats(
     values: Float[np.ndarray, "trial channel"],
     stimulus: Sequence[Hashable],

@@ -100,3 +100,5 @@ def test_one_person_has_no_ceiling_over_people():
 def test_spearman_brown_of_known_reliabilities():
     np.testing.assert_allclose(ceilings.spearman_brown(np.array([0, 1 / 3, 1])), [0, 0.5, 1])
     assert np.isnan(ceilings.spearman_brown(-1.0))
+    np.testing.assert_allclose(ceilings.largest_r(np.array([1 / 7, 1.0])), [0.5, 1])
+    assert np.isnan(ceilings.largest_r(np.array([0.0, -0.2]))).all()

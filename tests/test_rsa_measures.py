@@ -348,3 +348,23 @@ def test_crossnobis_says_what_it_lacks() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a balanced design is nothing to warn of
         rsa.crossnobis(np.random.default_rng(0).normal(size=(4, 3)), list("abab"), [1, 1, 2, 2])
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_numbers_of_the_processor() -> None:
+    rng = np.random.default_rng(0)
+    x, noise = rng.gamma(2.0, size=(4, 30, 50)), spd(50)
+    x[0, 3, 4] = np.nan
+    here, there = torch.tensor(x), torch.tensor(x, device="cuda")
+    cpu, cuda = torch.tensor(noise), torch.tensor(noise, device="cuda")
+    for metric in METRICS:
+        found = rsa.dissimilarities(there, metric)
+        assert found.device.type == "cuda"
+        close(found.cpu(), rsa.dissimilarities(here, metric))
+    found = rsa.dissimilarities(there, "mahalanobis", noise=cuda).cpu()
+    close(found, rsa.dissimilarities(here, "mahalanobis", noise=cpu))
+    found = rsa.crossnobis_distances(there, noise=torch.stack([cuda] * 4)).cpu()
+    close(found, rsa.crossnobis_distances(here, noise=cpu))
+    for kind in ("full", "diag", "shrinkage_eye", "shrinkage_diag"):
+        found = rsa.noise_covariance(there[1], kind, conditions=list(range(15)) * 2)
+        close(found.cpu(), rsa.noise_covariance(here[1], kind, conditions=list(range(15)) * 2))

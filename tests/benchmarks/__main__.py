@@ -23,6 +23,8 @@ NAMES = (
     "fmri_image",
     "ridge",
     "braincorl",
+    "rdms",
+    "cka",
 )
 
 

@@ -123,7 +123,7 @@ def crossnobis_distances(
     missing = holes if present is None else holes & present
     if present is not None:
         holes = holes | ~present
-    x = x.masked_fill(holes.unsqueeze(-1), 0.0)
+    x = x.masked_fill(holes.unsqueeze(-1), 0.0) if holes.any() else x
     if present is not None or (noise is not None and noise.ndim == 3):
         values = _by_pairs_of_runs(x, noise, present)
     else:

@@ -61,7 +61,7 @@ def condition_means(
     index = torch.tensor([place[c] for c in conditions], device=patterns.device)
     total = patterns.new_zeros((len(names), patterns.shape[1]), dtype=torch.float64)
     for some, block in blocks(patterns):
-        total[:, some] = total[:, some].index_add(0, index, block)
+        total[:, some].index_add_(0, index, block)
     return total / index.bincount(minlength=len(names)).unsqueeze(-1), names
 
 

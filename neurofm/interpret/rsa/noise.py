@@ -153,7 +153,9 @@ def _solve(x: Tensor, noise: Tensor) -> Tensor:
             "rdm: the noise covariance is singular. Estimate it with shrinkage or from more data, "
             "or give patterns of `whiten(patterns, noise, eigenspace=True)` to 'euclidean'."
         )
-    return torch.linalg.solve_triangular(factor.mT, x, upper=True, left=False)
+    # One right-hand side for all sets: a batch would be solved one by one.
+    rows = x.reshape(-1, x.shape[-1])
+    return torch.linalg.solve_triangular(factor.mT, rows, upper=True, left=False).view(x.shape)
 
 
 def _without_means(
