@@ -254,14 +254,15 @@ def _get(value: Any, key: str | int) -> Any:
 
 def _set(value: Any, key: str | int, new: Any) -> Any:
     if isinstance(value, tuple) and hasattr(value, "_replace"):  # a named tuple
-        return value._replace(**{value._fields[int(key)]: new})
+        named: Any = value
+        return named._replace(**{named._fields[int(key)]: new})
     if isinstance(value, tuple | list):
         changed = list(value)
         changed[int(key)] = new
         return type(value)(changed)
     if isinstance(value, dict):
         # Outputs of transformers are dictionaries with attributes: copied with their class.
-        other = value.copy() if type(value) is dict else type(value)(**value)
+        other: dict[Any, Any] = value.copy() if type(value) is dict else type(value)(**value)
         other[key] = new
         return other
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -1,0 +1,271 @@
+"""What all interventions share: quiet runs, values of one run put into another, many at a time.
+
+`run` turns a batch (or tensor) into a tensor with one row per window, such as
+`lambda batch: readout(model.encode(batch))`; the model itself if not given. A metric turns those
+rows into one number per window. Runs are in evaluation mode, and modes are as before afterwards.
+Axes: the first axis is window. Several interventions are run at once as copies of the windows, one
+whole set after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from neurofm.batch import Batch
+from neurofm.interpret.attribution.evidence import repeated
+from neurofm.interpret.patching import Context, Patch, patched
+from neurofm.shapes import Float
+
+Run = Callable[[Any], Any]
+Metric = Callable[[Any], Tensor]
+Values = Mapping[str, Sequence[Tensor]]
+ROWS = 256  # windows x interventions at once
+
+
+@contextmanager
+def still(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Evaluation mode; what it changes is as before afterwards.
+
+    With gradients, weights have none meanwhile: they are wanted of activations alone.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    learning = [w for w in model.parameters() if w.requires_grad] if gradients else []
+    try:
+        model.eval()
+        for weight in learning:
+            weight.requires_grad_(False)
+        with torch.set_grad_enabled(gradients):
+            yield
+    finally:
+        for weight in learning:
+            weight.requires_grad_(True)
+        for module, training in modes:
+            module.training = training
+
+
+def values_at(
+    model: nn.Module, batch: Any, sites: Sequence[str], *, run: Run | None = None
+) -> tuple[Any, dict[str, list[Tensor]]]:
+    """What `run` returns, and the value of every call at each site, on its device."""
+    kept: dict[str, list[Tensor]] = {site: [] for site in sites}
+
+    def keep(value: Tensor, context: Context) -> Tensor:
+        kept[context.site].append(value.detach().clone())
+        return value
+
+    with still(model), patched(model, dict.fromkeys(kept, keep)):
+        return (run or model)(batch), kept
+
+
+def inserted(values: Values) -> dict[str, Patch]:
+    """Patches that put values of another run in place, call by call."""
+
+    def put(value: Tensor, context: Context) -> Tensor:
+        return _source(values, context, value)
+
+    return dict.fromkeys(values, put)
+
+
+def _source(values: Values, context: Context, value: Tensor) -> Tensor:
+    calls = values[context.site]
+    # A site `name@k` keeps one value, whichever call that is.
+    k = 0 if "@" in context.site else context.call
+    if k >= len(calls) or calls[k].shape[1:] != value.shape[1:]:
+        shape = tuple(calls[k].shape) if k < len(calls) else "no such call"
+        raise ValueError(
+            f"causal: {context.site!r} has shape {tuple(value.shape)} in one run and {shape} in "
+            "the other; give windows of the same channels and length."
+        )
+    return calls[k]
+
+
+Change = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One intervention: a site, and what is made of the value there.
+
+    Args:
+        site: See `record`.
+        change: Function of the value and the other run's value; that value if not given.
+        name: For tables and figures; the site if not given.
+    """
+
+    site: str
+    change: Change | None = None
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or self.site
+
+
+def edits_of(sites: Sequence[str | Edit]) -> list[Edit]:
+    """Sites as edits."""
+    if isinstance(sites, str):
+        raise TypeError(f"causal: sites is the string {sites!r}; give a list.")
+    return [site if isinstance(site, Edit) else Edit(site) for site in sites]
+
+
+def each_run(
+    model: nn.Module,
+    batch: Any,
+    edits: Sequence[Edit],
+    values: Values,
+    *,
+    run: Run | None = None,
+    rows: int = ROWS,
+) -> Iterator[Tensor]:
+    """Output of the windows under each edit by itself, in order.
+
+    Args:
+        values: Of the other run, at the sites of all edits.
+        rows: Windows times edits in one pass.
+    """
+    n = len(batch)
+    at_once = max(1, rows // max(n, 1))
+    for start in range(0, len(edits), at_once):
+        some = edits[start : start + at_once]
+        by_site: dict[str, list[int]] = {}
+        for j, edit in enumerate(some):
+            by_site.setdefault(edit.site, []).append(j)
+        patches = {
+            site: _in_blocks([(j, some[j].change) for j in which], len(some), values)
+            for site, which in by_site.items()
+        }
+        with still(model), patched(model, patches):
+            out = (run or model)(copies(batch, len(some)))
+        yield from rows_of(out, n * len(some)).chunk(len(some))
+
+
+def _in_blocks(which: Sequence[tuple[int, Change | None]], n_blocks: int, values: Values) -> Patch:
+    def change(value: Tensor, context: Context) -> Tensor:
+        size = len(value) // n_blocks
+        changed = value.clone()
+        for block, make in which:
+            here = slice(block * size, (block + 1) * size)
+            source = _source(values, context, value)
+            if len(source) != size:
+                raise ValueError(
+                    f"causal: {context.site!r} has {len(source)} rows in one run and {size} in "
+                    "the other; give as many windows in both."
+                )
+            changed[here] = source if make is None else make(value[here], source)
+        return changed
+
+    return change
+
+
+def copies(batch: Any, times: int) -> Any:
+    """The windows several times, one whole set after the other."""
+    if times == 1:
+        return batch
+    if isinstance(batch, Batch):
+        return repeated(batch, times)
+    return batch.repeat(times, *[1] * (batch.ndim - 1))
+
+
+def rows_of(out: Any, n: int) -> Tensor:
+    """The output, checked to have one row per window."""
+    if not isinstance(out, Tensor) or out.ndim == 0 or len(out) != n:
+        what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise ValueError(
+            f"causal: the run returned {what} for {n} windows; give `run` a function that returns "
+            "a tensor with one row per window, such as logits."
+        )
+    return out
+
+
+def score_of(metric: Metric, out: Tensor) -> Float[Tensor, " window"]:
+    """The metric of an output, checked."""
+    score = metric(out)
+    if not isinstance(score, Tensor) or score.shape != (len(out),):
+        what = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        raise ValueError(
+            f"causal: the metric returned {what} for {len(out)} windows; one number per window "
+            "is needed."
+        )
+    return score
+
+
+def same_windows(clean: Any, corrupt: Any) -> None:
+    """Raise if two runs cannot be paired."""
+    if len(clean) != len(corrupt):
+        raise ValueError(
+            f"causal: {len(clean)} clean and {len(corrupt)} corrupt windows; they are pairs."
+        )
+
+
+def apart(found: Sequence[Any], held: Sequence[Any], who: str) -> None:
+    """Raise if a held-out window is among those something was found on."""
+    rows: set[bytes] = set()
+    for batch in found:
+        rows |= set(_windows(batch))
+    seen = sum(window in rows for batch in held for window in _windows(batch))
+    if seen:
+        raise ValueError(
+            f"{who}: {seen} held-out windows are among those the direction was found on; an "
+            "effect on them proves nothing. Give windows of other trials, better other runs."
+        )
+
+
+def _windows(batch: Any) -> list[bytes]:
+    x = batch.x if isinstance(batch, Batch) else batch
+    return [row.tobytes() for row in x.detach().cpu().double().numpy()]
+
+
+def logit_difference(
+    first: Tensor | int, second: Tensor | int | None = None
+) -> Callable[[Tensor], Tensor]:
+    """Metric: logit of one class minus that of another, or of the best other.
+
+    Args:
+        first: A class, or one per window.
+        second: Likewise.
+    """
+
+    def metric(logits: Tensor) -> Tensor:
+        def column(target: Tensor | int) -> Tensor:
+            index = torch.as_tensor(target, device=logits.device).expand(len(logits))[:, None]
+            return index
+
+        one = column(first)
+        if second is not None:
+            return (logits.gather(1, one) - logits.gather(1, column(second)))[:, 0]
+        others = logits.scatter(1, one, float("-inf"))
+        return logits.gather(1, one)[:, 0] - others.amax(1)
+
+    return metric
+
+
+def probability(target: Tensor | int) -> Callable[[Tensor], Tensor]:
+    """Metric: probability of a class, or of one class per window. It saturates: see logits too."""
+
+    def metric(logits: Tensor) -> Tensor:
+        index = torch.as_tensor(target, device=logits.device).expand(len(logits))[:, None]
+        return logits.softmax(1).gather(1, index)[:, 0]
+
+    return metric
+
+
+def contrast(clean: Tensor, corrupt: Tensor) -> tuple[Tensor, Tensor]:
+    """Per window the class the clean run chooses, and the one the corrupt run prefers to it."""
+    if clean.ndim != 2 or clean.shape[1] < 2:
+        raise ValueError(
+            f"causal: an output of shape {tuple(clean.shape)} is no logits of classes; give a "
+            "metric."
+        )
+    wanted = clean.argmax(1)
+    return wanted, corrupt.scatter(1, wanted[:, None], float("-inf")).argmax(1)
+
+
+def array_of(x: Tensor) -> np.ndarray:
+    """As float64 on the CPU."""
+    return x.detach().cpu().double().numpy()
