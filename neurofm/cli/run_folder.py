@@ -17,7 +17,9 @@ import lightning
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from neurofm.batch import Batch
@@ -67,6 +69,21 @@ class WholeCheckpoints(TorchCheckpointIO):
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+class VersionFolders(CSVLogger):
+    """Metrics in `version_N`, claimed at once, so that runs started together do not share one."""
+
+    def _get_next_version(self) -> int:
+        version = super()._get_next_version()
+        while getattr(rank_zero_only, "rank", 0) == 0:
+            try:
+                (Path(self.root_dir) / f"version_{version}").mkdir(parents=True)
+            except FileExistsError:
+                version += 1
+            else:
+                break
+        return version
 
 
 class RunRecord(Callback):

@@ -195,7 +195,7 @@ def _run(words: list[str], name: str) -> None:
         save_config_kwargs={"overwrite": True},
         trainer_defaults={
             "logger": {
-                "class_path": "lightning.pytorch.loggers.CSVLogger",
+                "class_path": "neurofm.cli.run_folder.VersionFolders",
                 "init_args": {"save_dir": "runs", "name": name},
             },
             "log_every_n_steps": 1,
