@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,27 @@ Target = int | Tensor | None
 AXES = ("batch", "channel", "time")
 
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Sensing:
+    """Where and when the signals of an attribution were taken.
+
+    Args:
+        names: Of the channels, or empty.
+        position: Metres, NaN where unknown.
+        sfreq: Hz.
+        unit: Of the signals, "physical" or "z".
+    """
+
+    names: tuple[str, ...]
+    position: Float[np.ndarray, "channel 3"]
+    sfreq: float
+    unit: str = "physical"
+
+
 @dataclass(frozen=True)
 class Attribution:
     """Evidence for a target, per window.
@@ -39,6 +60,10 @@ class Attribution:
         change: Logit of the window minus logit of the baseline, where the method defines it.
         delta: Sum of the values minus `change`: zero if nothing was lost (completeness).
         bands: Names along the band axis.
+        coefficient: The factor of the input's difference from the baseline in `values`, where the
+            method is such a product: it splits the values among parts of the signal (`by_band`).
+        sensors: Names, places and rate of what was explained, where the input was a Batch.
+        regions: Names along the region axis.
     """
 
     values: Float[Tensor, "batch ..."]
@@ -48,6 +73,9 @@ class Attribution:
     change: Float[Tensor, " batch"] | None = None
     delta: Float[Tensor, " batch"] | None = None
     bands: tuple[str, ...] = ()
+    coefficient: Float[Tensor, "batch channel time"] | None = None
+    sensors: Sensing | None = None
+    regions: tuple[str, ...] = ()
 
     @property
     def completeness_error(self) -> float | None:
@@ -66,7 +94,9 @@ class Attribution:
         if axes:
             values = values.sum([self.axes.index(axis) for axis in axes])
         kept = tuple(axis for axis in self.axes if axis not in axes)
-        return replace(self, values=values, axes=kept, bands=self.bands if "band" in kept else ())
+        bands = self.bands if "band" in kept else ()
+        coefficient = self.coefficient if not axes else None
+        return replace(self, values=values, axes=kept, bands=bands, coefficient=coefficient)
 
     def class_means(
         self, y: Int[Tensor, " batch"] | None = None, *, absolute: bool = False
@@ -81,6 +111,33 @@ class Attribution:
         values = self.values.abs() if absolute else self.values
         values = values.detach().cpu().double()
         return {int(c): values[(y == c).cpu()].mean(0).numpy() for c in torch.unique(y)}
+
+    def plot(self, what: str | None = None) -> Figure:
+        """Mean evidence over windows.
+
+        Args:
+            what: "scalp" (maps, one per band), "channel time", "band time", "time" or "band"; the
+                first of these that the axes and known positions allow if not given.
+        """
+        from neurofm.interpret.attribution.plots import plot_attribution
+
+        return plot_attribution(self, what)
+
+
+def sensing_of(batch: Batch | Tensor) -> Sensing | None:
+    """Names and places of the first window's channels, which stand for all."""
+    if not isinstance(batch, Batch):
+        return None
+    position = batch.position[0].detach().cpu().double().numpy().copy()
+    position[~batch.has_position[0].cpu().numpy()] = np.nan
+    return Sensing(batch.names or (), position, float(batch.sfreq), batch.unit)
+
+
+def repeated(batch: Inputs, times: int) -> Inputs:
+    """The windows `times` times, one whole set after the other."""
+    if isinstance(batch, Batch):
+        return batch._map(lambda t: t.repeat(times, *[1] * (t.ndim - 1)))
+    return batch.repeat(times, 1, 1)
 
 
 def with_inputs(batch: Inputs, x: Tensor) -> Inputs:
@@ -152,7 +209,7 @@ def gradient_of(function: Function, batch: Inputs, x: Tensor, target: Tensor) ->
     return gradient.detach()
 
 
-def baseline_of(baseline: float | Tensor, x: Tensor) -> Tensor:
+def baseline_of(baseline: float | int | Tensor, x: Tensor) -> Tensor:
     """A baseline of the signals' shape."""
     if isinstance(baseline, Tensor):
         return baseline.to(x).expand_as(x)

@@ -13,6 +13,7 @@ from neurofm.interpret.attribution.evidence import (
     Inputs,
     Target,
     gradient_of,
+    sensing_of,
     signals_of,
     targets_of,
 )
@@ -22,7 +23,8 @@ def saliency(function: Function, batch: Inputs, target: Target = None) -> Attrib
     """Gradient of the target's logit: logit per unit of the input, signed."""
     x = signals_of(batch)
     target = targets_of(function, batch, target)
-    return Attribution(gradient_of(function, batch, x, target), AXES, target, "gradient")
+    values = gradient_of(function, batch, x, target)
+    return Attribution(values, AXES, target, "gradient", sensors=sensing_of(batch))
 
 
 def gradient_x_input(function: Function, batch: Inputs, target: Target = None) -> Attribution:
@@ -30,4 +32,11 @@ def gradient_x_input(function: Function, batch: Inputs, target: Target = None) -
     x = signals_of(batch)
     target = targets_of(function, batch, target)
     gradient = gradient_of(function, batch, x, target)
-    return Attribution(gradient * x, AXES, target, "gradient x input")
+    return Attribution(
+        gradient * x,
+        AXES,
+        target,
+        "gradient x input",
+        coefficient=gradient,
+        sensors=sensing_of(batch),
+    )

@@ -23,6 +23,7 @@ from neurofm.interpret.attribution.evidence import (
     Target,
     baseline_of,
     score_of,
+    sensing_of,
     signals_of,
     targets_of,
 )
@@ -67,7 +68,8 @@ def occlude_channels(
     values = torch.stack(columns, dim=1)
     if isinstance(batch, Batch):
         values = torch.where(batch.channel_mask, values, 0.0)
-    return Attribution(values, ("batch", "channel"), target, f"channel occlusion ({how})")
+    axes, method = ("batch", "channel"), f"channel occlusion ({how})"
+    return Attribution(values, axes, target, method, sensors=sensing_of(batch))
 
 
 def occlude_bands(
@@ -109,7 +111,12 @@ def occlude_bands(
             columns.append(torch.stack(falls, dim=1))
     axes = ("batch", "channel", "band") if per_channel else ("batch", "band")
     return Attribution(
-        torch.stack(columns, dim=-1), axes, target, "band occlusion", bands=tuple(bands)
+        torch.stack(columns, dim=-1),
+        axes,
+        target,
+        "band occlusion",
+        bands=tuple(bands),
+        sensors=sensing_of(batch),
     )
 
 
@@ -120,7 +127,7 @@ def occlude_time(
     *,
     length: int,
     stride: int | None = None,
-    baseline: float | Tensor = 0.0,
+    baseline: float | int | Tensor = 0.0,
     per_channel: bool = False,
 ) -> Attribution:
     """How much the target's logit falls when a piece of the window is replaced.
@@ -134,33 +141,70 @@ def occlude_time(
     Returns:
         Each sample carries the fall of its piece: batch × time, or batch × channel × time.
     """
+    channels = 1 if per_channel else signals_of(batch).shape[1]
+    found = occlude(
+        function, batch, target, size=(channels, length), stride=(1, stride), baseline=baseline
+    )
+    found = replace(found, method="time occlusion")
+    if per_channel:
+        return found
+    return replace(found, values=found.values[:, 0], axes=("batch", "time"))
+
+
+def occlude(
+    function: Function,
+    batch: Inputs,
+    target: Target = None,
+    *,
+    size: tuple[int, int],
+    stride: tuple[int, int | None] | None = None,
+    baseline: float | int | Tensor = 0.0,
+) -> Attribution:
+    """How much the target's logit falls when a block of channels and times is replaced.
+
+    Args:
+        size: Channels (in the order of the input) and samples of a block.
+        stride: Between blocks; their size if not given. Overlapping blocks are averaged; a rest at
+            the end is a smaller block.
+        baseline: Unit of the input.
+
+    Returns:
+        Each sample carries the fall of its block.
+    """
     x = signals_of(batch)
-    n = int(x.shape[-1])
-    stride = length if stride is None else stride
-    if not 1 <= length <= n or stride < 1:
-        raise ValueError(f"occlude_time: length {length}, stride {stride} for {n} samples.")
+    height, length = size
+    down, along = stride or size
+    along = length if along is None else along
+    n, times = int(x.shape[1]), int(x.shape[2])
+    if not (1 <= length <= times and 1 <= height <= n) or along < 1 or down < 1:
+        raise ValueError(
+            f"occlude: blocks of {height} channels and length {length}, stride {down} and {along}, "
+            f"for {n} channels of {times} samples."
+        )
     filled = baseline_of(baseline, x)
     target = targets_of(function, batch, target)
-    starts = list(range(0, n - length + 1, stride))
-    if starts[-1] + length < n:
-        starts.append(starts[-1] + stride)  # the rest, shorter
-    rows = [slice(i, i + 1) for i in range(x.shape[1])] if per_channel else [slice(None)]
-    values = torch.zeros_like(x) if per_channel else torch.zeros_like(x[:, :1])
-    counts = torch.zeros(n, device=x.device)
+    values = torch.zeros_like(x)
+    counts = torch.zeros(n, times, device=x.device, dtype=x.dtype)
     with torch.no_grad():
         full = score_of(function, batch, x, target)
-        for start in starts:
-            piece = slice(start, start + length)
-            counts[piece] += 1
-            for row, channel in enumerate(rows):
+        for top in _starts(n, height, down):
+            for start in _starts(times, length, along):
+                block = (slice(None), slice(top, top + height), slice(start, start + length))
                 changed = x.clone()
-                changed[:, channel, piece] = filled[:, channel, piece]
+                changed[block] = filled[block]
                 fall = full - score_of(function, batch, changed, target)
-                values[:, row, piece] += fall[:, None]
+                values[block] += fall[:, None, None]
+                counts[block[1:]] += 1
     values = values / counts.clamp(min=1)
-    if per_channel:
-        return Attribution(values, ("batch", "channel", "time"), target, "time occlusion")
-    return Attribution(values[:, 0], ("batch", "time"), target, "time occlusion")
+    axes = ("batch", "channel", "time")
+    return Attribution(values, axes, target, "occlusion", sensors=sensing_of(batch))
+
+
+def _starts(n: int, size: int, stride: int) -> list[int]:
+    starts = list(range(0, n - size + 1, stride))
+    if starts[-1] + size < n:
+        starts.append(starts[-1] + stride)  # the rest, smaller
+    return starts
 
 
 def _without_channels(batch: Inputs, away: Tensor) -> Inputs:

@@ -97,7 +97,7 @@ class RuleMode(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        learning = [t for t in _tensors((args, kwargs)) if t.requires_grad]
+        learning = [t for t in tensors_in((args, kwargs)) if t.requires_grad]
         if not learning or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if all(self.constant(t) for t in learning):
@@ -121,7 +121,7 @@ class RuleMode(TorchFunctionMode):
         """The operation, out of place, with the gradient of its rule."""
         if name in COMPOSED:
             with self:
-                return _seen_through(func)(*args, **kwargs)
+                return seen_through(func)(*args, **kwargs)
         if name == "glu":
             first, second = args[0].chunk(2, dim=kwargs.get("dim", args[1] if args[1:] else -1))
             with self:
@@ -144,7 +144,7 @@ class RuleMode(TorchFunctionMode):
             name in SCALES and "norm" in self.rules
         )
         if name in PASSING and not factor:
-            factor = any(self._marked(t, "factor") for t in _tensors((args, kwargs)))
+            factor = any(self._marked(t, "factor") for t in tensors_in((args, kwargs)))
         return self._mark(out, "factor") if factor else out
 
     def constant(self, tensor: Tensor) -> bool:
@@ -159,10 +159,10 @@ class RuleMode(TorchFunctionMode):
             out = func(*args, **kwargs)
             away = torch.where(x >= 0, STABILISER, -STABILISER).to(x.dtype)
             factor = out / (x + away)
-        return _Factor.apply(x.expand_as(out), out, factor)
+        return scaled(x.expand_as(out), out, factor)
 
     def _product(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any) -> Tensor:
-        learning = [t for t in _tensors(args) if t.requires_grad]
+        learning = [t for t in tensors_in(args) if t.requires_grad]
         values = [t for t in learning if not self.constant(t)]
         marked = [t for t in values if self._marked(t, "factor")]
         if len(marked) < len(values):  # weights of a sum: fixed, where what is summed is not
@@ -179,7 +179,7 @@ class RuleMode(TorchFunctionMode):
         return isinstance(tensor, Tensor) and self._marks.get(tensor) == kind
 
     def _mark(self, value: Any, kind: str) -> Any:
-        for tensor in _tensors(value):
+        for tensor in tensors_in(value):
             if tensor.requires_grad and not isinstance(tensor, nn.Parameter):
                 self._marks[tensor] = kind
         return value
@@ -194,8 +194,13 @@ class _Factor(torch.autograd.Function):
         return value
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return gradients[0] * ctx.saved_tensors[0], None, None
+
+
+def scaled(x: Tensor, value: Tensor, factor: Tensor) -> Tensor:
+    """`value`, which counts as a fixed factor times `x`."""
+    return _Factor.apply(x, value, factor)
 
 
 def _straight(value: Tensor, rule: Tensor) -> Tensor:
@@ -279,7 +284,7 @@ def _fixed_weights(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **kwar
 
 
 @functools.cache
-def _seen_through(func: types.FunctionType) -> Callable[..., Any]:
+def seen_through(func: types.FunctionType) -> Callable[..., Any]:
     """The function, which no longer asks whether it is overridden as a whole."""
     inside = dict(func.__globals__)
     for name in ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic"):
@@ -291,14 +296,15 @@ def _seen_through(func: types.FunctionType) -> Callable[..., Any]:
     return copy
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Tensors among arguments or results, also within tuples, lists and dicts."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
-        yield from _tensors(tuple(value.values()))
+        yield from tensors_in(tuple(value.values()))
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _without_gradient(value: Any, which: set[int]) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from neurofm.interpret.attribution.evidence import (
     with_inputs,
 )
 from neurofm.shapes import Float
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -107,6 +110,36 @@ class DeletionCurve:
     most: Float[np.ndarray, " step"]
     least: Float[np.ndarray, " step"]
     random: Float[np.ndarray, " step"]
+
+    @property
+    def deletion_area(self) -> float:
+        """Mean logit while the channels with most evidence go first: low is good."""
+        return float(np.trapezoid(self.most, self.fraction))
+
+    @property
+    def insertion_area(self) -> float:
+        """Mean logit while the channels with most evidence come first: high is good.
+
+        What is left when the least go first is what is there when the most come first.
+        """
+        return float(np.trapezoid(self.least, self.fraction))
+
+    @property
+    def random_area(self) -> float:
+        """The control of both."""
+        return float(np.trapezoid(self.random, self.fraction))
+
+    def plot(self) -> Figure:
+        """The three orders."""
+        from neurofm.figures import plot_curves
+
+        orders = {"most evidence first": self.most, "least first": self.least}
+        return plot_curves(
+            {k: (self.fraction, v) for k, v in {**orders, "random order": self.random}.items()},
+            title="Deletion of channels",
+            ylabel="mean logit of the target",
+            xlabel="share of channels taken away",
+        )
 
     @property
     def gain(self) -> float:
