@@ -63,7 +63,7 @@ def compare(
     difference = torch.where(difference.isnan(), torch.inf, difference)
     difference = torch.where(got.isnan() & expected.isnan(), 0.0, difference)  # NaN is the answer
     difference = torch.where(got == expected, 0.0, difference)  # so is infinity
-    share = difference / (atol + rtol * expected.double().abs())
+    share = difference / (atol + rtol * expected.double().abs().nan_to_num(nan=0.0))
     if not share.numel():
         return Line(name, 0.0, 0.0, "empty", atol, rtol)
     return Line(name, float(difference.max()), float(share.max()), "", atol, rtol)

@@ -46,6 +46,14 @@ def test_same_numbers_with_gradients_enabled(checker: ModuleType) -> None:
         assert checker.compare(key, expected[key], value.detach()).passed, key
 
 
+def test_nan_and_infinity_agree_with_themselves_alone(checker: ModuleType) -> None:
+    nan, inf = float("nan"), float("inf")
+    expected = torch.tensor([nan, inf, 1.0])
+    assert checker.compare("x", expected, torch.tensor([nan, inf, 1.0])).passed
+    for wrong in ([0.0, inf, 1.0], [nan, 1.0, 1.0], [nan, -inf, 1.0], [nan, inf, nan]):
+        assert not checker.compare("x", expected, torch.tensor(wrong)).passed
+
+
 def test_a_changed_value_is_a_miss_and_exits_with_one(
     checker: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
