@@ -206,6 +206,19 @@ def test_kernel_information_equals_its_definition_and_ignores_scale() -> None:
         s.kde_information(np.zeros((5, 2)), [0, 0, 1, 1, 1])
 
 
+@pytest.mark.parametrize("at_once", [1, 7 * 40, 40 * 40])
+def test_blocks_do_not_change_numbers(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    t, y = rng.normal(size=(40, 3)), rng.integers(3, size=40)
+    whole, dimension = s.kde_information(t, y), s.intrinsic_dimension(t)
+    for module in ("information", "geometry"):
+        monkeypatch.setattr(f"neurofm.interpret.similarity.{module}._AT_ONCE", at_once)
+    again = s.kde_information(t, y)
+    assert again.input_bits == pytest.approx(whole.input_bits, rel=1e-12)
+    assert again.label_bits == pytest.approx(whole.label_bits, rel=1e-12)
+    assert s.intrinsic_dimension(t) == pytest.approx(dimension, rel=1e-12)
+
+
 def test_saturated_values_share_a_bin() -> None:
     t = np.concatenate([np.zeros(60), np.linspace(1, 2, 40)])[:, None]
     code = s.discretise(t, s.quantile_edges(t, 10))

@@ -171,8 +171,13 @@ def test_moments_need_more_trials_than_units(rng: np.random.Generator) -> None:
     mean, covariance = s.response_moments(torch.from_numpy(rng.normal(size=(4, 500, 2))))
     assert isinstance(covariance, torch.Tensor)
     np.testing.assert_allclose(covariance, np.tile(np.eye(2), (4, 1, 1)), atol=0.25)
-    with pytest.raises(ValueError, match=r"5 trials.*for 8 units.*Reduce to 1 principal"):
-        s.response_moments(rng.normal(size=(4, 5, 8)))
+    few = rng.normal(size=(4, 9, 12))
+    with pytest.raises(ValueError, match=r"9 trials.*for 12 units.*Use dims=3"):
+        s.response_moments(few)
+    reduced = s.response_moments(few, dims=3)
+    assert reduced[0].shape == (4, 3)
+    shifted = s.response_moments(few @ ortho_group.rvs(12, random_state=0) + 5, dims=3)
+    assert s.stochastic_distance(*reduced, *shifted).distance < 1e-3
     with pytest.raises(ValueError, match="alpha 3"):
         s.stochastic_score(mean.numpy(), covariance.numpy(), *moments(rng, 4, 2), alpha=3)
     with pytest.raises(ValueError, match="alike on both sides"):

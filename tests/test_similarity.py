@@ -142,6 +142,25 @@ def test_every_measure_is_best_for_a_layer_with_itself(layers: dict[str, np.ndar
             np.testing.assert_allclose(found.values, found.values.T, atol=1e-12, err_msg=name)
 
 
+def test_no_measure_changes_its_input_or_depends_on_the_kind(
+    layers: dict[str, np.ndarray],
+) -> None:
+    x, y = layers["block0"], layers["block1"]
+    for side in (x, y):
+        side.flags.writeable = False
+    tensors = [torch.from_numpy(side.copy()).requires_grad_() for side in (x, y)]
+    for name in s.MEASURES:
+        one, other = (
+            s.compare_layers({"x": a}, {"y": b}, measure=name, shuffles=0).values
+            for a, b in ((x, y), tensors)
+        )
+        np.testing.assert_allclose(one, other, atol=1e-12, err_msg=name)
+    for function in (s.describe_geometry, s.compare_units, s.hsic):
+        function(x) if function is s.describe_geometry else function(x, y)
+    single = s.linear_cka(x.astype(np.float32), y, dtype=torch.float32)
+    assert single == pytest.approx(s.linear_cka(x, y), abs=1e-5)
+
+
 def test_shuffled_samples_are_the_chance_level(layers: dict[str, np.ndarray]) -> None:
     found = s.compare_layers(layers, shuffles=5)
     assert abs(found.chance) < 0.1

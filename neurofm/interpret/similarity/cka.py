@@ -182,7 +182,7 @@ def _traces(x: Tensor, y: Tensor) -> list[float]:
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """a bᵀ. On a CPU by numpy, which computes half of a product with itself (BLAS syrk)."""
-    if a.is_cuda:
+    if a.device.type != "cpu":
         return a @ b.T
     same = a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
     left = a.numpy()

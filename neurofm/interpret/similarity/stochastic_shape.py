@@ -66,11 +66,16 @@ class StochasticShape:
 
 @takes_either
 def response_moments(
-    trials: Float[np.ndarray, "stimulus trial unit"], *, ridge: float | int = 1e-6
-) -> tuple[Float[np.ndarray, "stimulus unit"], Float[np.ndarray, "stimulus unit unit"]]:
+    trials: Float[np.ndarray, "stimulus trial unit"],
+    *,
+    dims: int | None = None,
+    ridge: float | int = 1e-6,
+) -> tuple[Float[np.ndarray, "stimulus dim"], Float[np.ndarray, "stimulus dim dim"]]:
     """Mean and covariance of the responses to each stimulus.
 
     Args:
+        dims: Principal components of all trials together that are kept; all units if not given. A
+            third of the trials of a stimulus or fewer leaves covariances that can be trusted.
         ridge: Share of the mean variance that is added to each variance.
 
     Raises:
@@ -82,11 +87,15 @@ def response_moments(
             f"response_moments: responses of shape {x.shape}, finite {bool(np.isfinite(x).all())}; "
             "expected stimulus by trial by unit without NaN."
         )
+    if dims is not None:
+        rows = x.reshape(-1, x.shape[2])
+        axes = np.linalg.svd(rows - rows.mean(0), full_matrices=False)[2]
+        x = (x - rows.mean(0)) @ axes[:dims].T
     n, p = x.shape[1:]
     if n <= p:
         raise ValueError(
             f"response_moments: {n} trials of each stimulus for {p} units; covariances need more "
-            f"trials than units. Reduce to {max(n // 3, 1)} principal components first."
+            f"trials than units. Use dims={max(n // 3, 1)} or fewer."
         )
     mean = x.mean(1)
     away = x - mean[:, None]
