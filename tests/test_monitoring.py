@@ -127,6 +127,10 @@ def test_settings_are_those_that_separate_the_validation_samples(
         (lambda: neuron_states(np.zeros((2, 2)), np.zeros((2, 2)), alpha=0), "positive"),
         (lambda: neuron_states(np.zeros((2, 2)), np.zeros((3, 2))), "same samples"),
         (lambda: choose_coverage({}, {}, {}), "at least one"),
+        (
+            lambda: choose_coverage(*[{"a": Influence(np.ones((4, 2)), np.zeros((4, 2)))}] * 3),
+            "no influence on any familiar sample",
+        ),
         (lambda: Influence(np.zeros((2, 2)), np.zeros((2, 3))), "gradient"),
         (lambda: mahalanobis_familiarity(np.ones((4, 2)), np.ones((1, 2))), "no unit varies"),
         (lambda: mahalanobis_familiarity(np.ones((4, 2)), np.ones((1, 3))), "same units"),

@@ -26,10 +26,11 @@ from neurofm.shapes import Float, Int
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What the paper tried; the best of them differs between networks and layers.
-ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
-EDGES = (50, 200, 1000)
-SATURATIONS = (5, 50, 500)
+# Published are alpha 0.005 to 100, edges 50 to 1000, saturation 5 to 500, for much data. The best
+# differ between networks and layers, alpha with the size of gradients: here relative to it.
+STEEPNESSES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+EDGES = (10, 20, 50, 200, 1000)
+SATURATIONS = (2, 5, 20, 50, 500)
 
 
 @takes_either
@@ -197,7 +198,7 @@ def choose_coverage(
     inside: Mapping[str, Influence],
     outside: Mapping[str, Influence],
     *,
-    alphas: tuple[float, ...] = ALPHAS,
+    steepnesses: tuple[float, ...] = STEEPNESSES,
     edges: tuple[int, ...] = EDGES,
     saturations: tuple[float | int, ...] = SATURATIONS,
 ) -> CoverageDetector:
@@ -210,6 +211,10 @@ def choose_coverage(
         train: Familiar samples to count, by layer.
         inside: Other familiar samples.
         outside: Samples known to be out of distribution.
+        steepnesses: Values of alpha, relative to one over the root mean square of activation times
+            gradient in `train`.
+        edges: More than there are samples in `train` are not tried: the best of many settings
+            would be luck.
     """
     if not train or set(train) != set(inside) or set(train) != set(outside):
         raise ValueError(
@@ -217,22 +222,29 @@ def choose_coverage(
             "expected the same ones, at least one."
         )
     chosen: dict[str, Coverage] = {}
-    steepness: dict[str, float] = {}
+    alphas: dict[str, float] = {}
     reached: dict[str, float] = {}
     for name in train:
         reached[name] = -1.0
         truth = np.repeat([1, 0], [len(inside[name]), len(outside[name])])
-        for alpha in alphas:
+        product = train[name].activation * train[name].gradient
+        size = float(np.sqrt(np.square(product, dtype=np.float64).mean()))
+        if not size > 0:
+            raise ValueError(
+                f"choose_coverage: {name!r} has no influence on any familiar sample (all products "
+                "of activation and gradient are 0). Choose another layer or objective."
+            )
+        for alpha in (steepness / size for steepness in steepnesses):
             seen, *others = (one[name].states(alpha=alpha) for one in (train, inside, outside))
             judged = np.concatenate(others)
-            for n_edges in edges:
+            for n_edges in [m for m in edges if m <= len(train[name])] or [min(edges)]:
                 counted = coverage(seen, n_edges=n_edges)
                 for saturation in saturations:
                     layer = replace(counted, saturation=saturation)
                     found = auroc(truth, layer.score(judged))
                     if found > reached[name]:
-                        chosen[name], steepness[name], reached[name] = layer, alpha, found
-    return CoverageDetector(steepness, chosen, reached)
+                        chosen[name], alphas[name], reached[name] = layer, alpha, found
+    return CoverageDetector(alphas, chosen, reached)
 
 
 def _states(states: np.ndarray) -> np.ndarray:

@@ -15,7 +15,8 @@ from neurofm.types import Result
 if TYPE_CHECKING:
     from neurofm.interpret.monitoring.coverage import Coverage
     from neurofm.interpret.monitoring.detection import Detection, Detections
-    from neurofm.interpret.monitoring.massive import MassiveActivations, MassiveEffect
+    from neurofm.interpret.monitoring.effect import MassiveEffect
+    from neurofm.interpret.monitoring.massive import MassiveActivations
 
 
 def draw_coverage(result: Coverage) -> Figure:
@@ -43,7 +44,7 @@ def draw_detection(result: Detection) -> Figure:
     for i, (name, values) in enumerate((("familiar", result.inside), ("other", result.outside))):
         share = np.full(len(values), 1 / len(values))
         label = f"{name}, n = {len(values)}"
-        axes.hist(values, bins, weights=share, alpha=0.6, color=color(i), label=label)
+        axes.hist(values, bins.tolist(), weights=share, alpha=0.6, color=color(i), label=label)
     axes.set(xlabel="familiarity (score)", ylabel="share of samples", title=result.summary())
     axes.legend()
     return figure
@@ -90,7 +91,7 @@ def draw_effect(result: MassiveEffect) -> Figure:
             "intact": result.intact,
             "zero": result.zero,
             "mean": result.mean,
-            "random places zero": result.random_zero,
+            "random zero": result.random_zero,
         },
         title=f"{result.n_places} massive activations taken away",
         unit="metric",

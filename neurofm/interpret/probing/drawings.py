@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from neurofm.interpret.probing.linear import Probe
     from neurofm.interpret.probing.sparse import SparseProbe
 
+_ALWAYS = 99
+
 
 def draw_probe(result: Probe) -> Figure:
     """Probe, control and baselines as bars, chance as a line."""
-    return plot_bars(
+    figure = plot_bars(
         {"probe": result.score, "control labels": result.control, **result.baselines},
         title=f"Linear probe, {len(result.folds)} folds",
         unit=result.metric.replace("_", " "),
         intervals={"probe": (result.low, result.high)},
         chance=result.chance,
     )
+    slant(figure.axes[0], _ALWAYS)
+    return figure
 
 
 @styled
