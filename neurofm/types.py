@@ -306,6 +306,13 @@ class RDM:
         matrix[np.triu_indices(n, 1)] = self.values
         return matrix + matrix.T
 
+    def select(self, index: Sequence[int] | np.ndarray) -> RDM:
+        """The conditions at `index`, in that order."""
+        index = np.asarray(index, dtype=int)
+        rows, columns = np.triu_indices(len(index), 1)
+        values = self.square()[index[rows], index[columns]]
+        return RDM(values, tuple(self.labels[i] for i in index), self.metric)
+
 
 @dataclass(frozen=True)
 class Cluster:

@@ -135,7 +135,12 @@ def test_the_planted_model_wins_and_chance_stays_chance(rng: np.random.Generator
     models, people = stacks(rng, 24)
     with pytest.warns(UserWarning, match="4 people"):
         found = rsa.compare_models(
-            named(models), named(people, "s"), generator=rng, n_bootstrap=60, n_permutations=200
+            named(models),
+            named(people, "s"),
+            generator=rng,
+            method="corr",
+            n_bootstrap=60,
+            n_permutations=200,
         )
     assert found.mean.argmax() == 0
     assert found.p_permutation[0] < 0.01 < found.p_permutation[2]
@@ -152,7 +157,12 @@ def test_one_person_has_no_ceiling_and_it_is_said(rng: np.random.Generator) -> N
     models, people = stacks(rng, 20)
     with pytest.warns(UserWarning, match="one person"):
         found = rsa.compare_models(
-            named(models), named(people[:1]), generator=rng, n_bootstrap=40, n_permutations=40
+            named(models),
+            named(people[:1]),
+            generator=rng,
+            method="corr",
+            n_bootstrap=40,
+            n_permutations=40,
         )
     assert np.isnan(found.ceiling).all() and np.isnan(found.p_ceiling).all()
     assert np.isfinite(found.p).all()

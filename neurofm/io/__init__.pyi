@@ -39,6 +39,8 @@ from .mri.maps import write_map as write_map
 from .mri.patterns import PatternReader as PatternReader
 from .mri.surfaces import read_maps as read_maps
 from .mri.voxels import parcel_means as parcel_means
+from .object_study import ObjectStudy as ObjectStudy
+from .object_study import read_object_study as read_object_study
 from .paths import open_path as open_path
 from .quality import Problem as Problem
 from .quality import RecordingWarning as RecordingWarning
@@ -54,6 +56,7 @@ from .responses.trials import ResponseReader as ResponseReader
 from .seen import Seen as Seen
 from .simulated.film_fmri import FilmTruth as FilmTruth
 from .simulated.film_fmri import SyntheticFilmReader as SyntheticFilmReader
+from .simulated.object_study import simulate_object_study as simulate_object_study
 from .simulated.picture_fmri import PictureFmriTruth as PictureFmriTruth
 from .simulated.picture_fmri import SyntheticPictureFMRIReader as SyntheticPictureFMRIReader
 from .simulated.picture_meg import PictureMegTruth as PictureMegTruth

@@ -91,10 +91,15 @@ def resample(
     else:
         by_subject = np.full((len(counts), k, len(people)), np.nan)
         ceiling = np.full((total, 2), np.nan)
-        prepared = _by_ranks if method in resampled.RANKS else _by_loop
+        plan = resampled.rank_plan(both) if method in resampled.RANKS else None
         for c in np.flatnonzero(usable):
             weights = resampled.pair_weights(counts[c : c + 1])[0] * ~missing
-            by_subject[c], bounds = prepared(both[:, weights > 0], k, weights[weights > 0], method)
+            drew = weights > 0
+            if plan is not None:
+                own = plan.ranks(weights)[:, drew]
+                by_subject[c], bounds = _by_ranks(own, k, weights[drew], method)
+            else:
+                by_subject[c], bounds = _by_loop(both[:, drew], k, weights[drew], method)
             for i in range(total) if len(counts) == 1 else (c,):
                 ceiling[i] = bounds(drawn[min(i, len(drawn) - 1)])
     by_subject[~usable] = np.nan
@@ -106,16 +111,21 @@ def resample(
 Bounds = Callable[[np.ndarray], tuple[float, float]]
 
 
-def _by_ranks(x: np.ndarray, k: int, weights: np.ndarray, method: str) -> tuple[np.ndarray, Bounds]:
-    ranks = resampled.weighted_ranks(x, weights)
+def _by_ranks(
+    ranks: np.ndarray, k: int, weights: np.ndarray, method: str
+) -> tuple[np.ndarray, Bounds]:
     models, people = ranks[:k], ranks[k:]
 
     def bounds(counts: np.ndarray) -> tuple[float, float]:
-        def with_pool(pool: np.ndarray, person: np.ndarray) -> np.ndarray:
-            pool = resampled.weighted_ranks(pool, weights)
-            return resampled.rank_similarity(pool, person, weights, method)
-
-        return _left_out(people, counts, with_pool)
+        who = np.flatnonzero(counts)
+        if len(who) < 2:
+            return float("nan"), float("nan")
+        # Sums, not means, of ranks keep ties exact.
+        pool = counts @ people
+        pools = np.stack([pool, *(pool - counts[i] * people[i] for i in who)])
+        pools = resampled.weighted_ranks(pools, weights)
+        found = resampled.rank_similarity(pools, people[who], weights, method)
+        return float(np.diagonal(found[1:]).mean()), float(found[0].mean())
 
     return resampled.rank_similarity(models, people, weights, method), bounds
 
@@ -133,7 +143,7 @@ def _by_loop(x: np.ndarray, k: int, weights: np.ndarray, method: str) -> tuple[n
 def _left_out(
     people: np.ndarray, counts: np.ndarray, similarity: Callable[..., np.ndarray]
 ) -> tuple[float, float]:
-    """Lower and upper bound; sums, not means, of ranks keep ties exact."""
+    """Lower and upper bound."""
     who = np.flatnonzero(counts)
     if len(who) < 2:
         return float("nan"), float("nan")

@@ -26,6 +26,7 @@ from neurofm.shapes import Float, Int
 from neurofm.types import RDM, Result
 
 FEW_CONDITIONS, FEW_PEOPLE = 20, 5
+HIGH_CHANCE = 0.1  # mean similarity of relabelled conditions
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,8 @@ def compare_models(
     p_pairs = two_sided[2 * k :]
     orders = draw_permutations(n, n_permutations, generator=generator, groups=groups)
     null = permuted(x, y, orders, method)
-    caveats = _caveats(n, s, method, both.skipped)
+    null_mean = np.nanmean(null, 0)
+    caveats = _caveats(n, s, method, both.skipped, float(null_mean.max()))
     for caveat in caveats:
         warnings.warn(f"compare_models: {caveat}", stacklevel=2)
     return ModelComparison(
@@ -213,7 +215,7 @@ def compare_models(
         variance=variance[:k],
         p=distributions.t.sf(t[:k], dof),
         p_permutation=p_of(null, scores.mean(1)),
-        null_mean=np.nanmean(null, 0),
+        null_mean=null_mean,
         p_ceiling=two_sided[k : 2 * k] if s > 1 else np.full(k, np.nan),
         pairs=pairs,
         p_pairs=p_pairs,
@@ -236,8 +238,13 @@ def _corrected(p: np.ndarray) -> np.ndarray:
     return q
 
 
-def _caveats(n: int, s: int, method: str, skipped: int) -> tuple[str, ...]:
+def _caveats(n: int, s: int, method: str, skipped: int, chance: float) -> tuple[str, ...]:
     said = []
+    if method.startswith("cosine") and chance > HIGH_CHANCE:
+        said.append(
+            f"relabelled conditions reach {chance:.2f}: distances that are not cross-validated lie "
+            "far from 0, so that p against 0 says nothing. Read p_permutation, or use 'corr_cov'."
+        )
     if n < FEW_CONDITIONS:
         said.append(f"{n} stimuli: a bootstrap over fewer than {FEW_CONDITIONS} is unstable.")
     if s == 1:

@@ -12,6 +12,8 @@ Axes: sample = one draw; rdm; pair = upper triangle by rows; condition.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from neurofm.shapes import Float
@@ -180,11 +182,34 @@ def weighted_ranks(
     values: Float[np.ndarray, "rdm pair"], weights: Float[np.ndarray, " pair"]
 ) -> Float[np.ndarray, "rdm pair"]:
     """Mid-ranks of values that stand for as many equal ones as their weight says."""
+    return rank_plan(values).ranks(weights)
+
+
+@dataclass(frozen=True)
+class RankPlan:
+    """RDMs sorted once: ranks for any weights then need no sorting.
+
+    Args:
+        order: Sorting each RDM.
+        first, last: Ends of the group of equal values around each place of the order.
+    """
+
+    order: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+
+    def ranks(self, weights: Float[np.ndarray, " pair"]) -> Float[np.ndarray, "rdm pair"]:
+        """As `weighted_ranks`; values without weight take the rank between their neighbours."""
+        ranks = np.empty(self.order.shape)
+        tied = _tied(self.first, self.last, weights[self.order])
+        np.put_along_axis(ranks, self.order, tied, 1)
+        return ranks
+
+
+def rank_plan(values: Float[np.ndarray, "rdm pair"]) -> RankPlan:
+    """Sort RDMs once."""
     order = np.argsort(values, axis=1, kind="stable")
-    ordered = np.take_along_axis(values, order, 1)
-    ranks = np.empty_like(values)
-    np.put_along_axis(ranks, order, _tied(*tie_groups(ordered), weights[order]), 1)
-    return ranks
+    return RankPlan(order, *tie_groups(np.take_along_axis(values, order, 1)))
 
 
 def tie_groups(ordered: Float[np.ndarray, "rdm pair"]) -> tuple[np.ndarray, np.ndarray]:
