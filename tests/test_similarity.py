@@ -169,6 +169,23 @@ def test_shuffled_samples_are_the_chance_level(layers: dict[str, np.ndarray]) ->
     assert biased.chance > 0.03
 
 
+@pytest.mark.parametrize("width", [4, 90])
+def test_errors_from_halves_are_those_of_new_samples(width: int) -> None:
+    rng = np.random.default_rng(4)
+    maps = rng.normal(size=(2, 4, width))
+
+    def draw() -> dict[str, np.ndarray]:
+        z = rng.normal(size=(60, 4))
+        return {str(i): z @ m + 2 * rng.normal(size=(60, width)) for i, m in enumerate(maps)}
+
+    found = [s.compare_layers(draw(), shuffles=0).values[0, 1] for _ in range(150)]
+    errors = [s.compare_layers(draw(), shuffles=0, halves=30).error for _ in range(8)]
+    assert np.mean([e[0, 1] for e in errors]) == pytest.approx(np.std(found), rel=0.3)
+    assert "errors up to" in s.compare_layers(draw(), halves=2).plot().axes[0].get_title("left")
+    with pytest.raises(ValueError, match="grows with n"):
+        s.compare_layers(draw(), measure="euclidean", halves=2)
+
+
 @pytest.mark.parametrize("width", [5, 200])
 def test_prepared_kernels_give_the_same_table(width: int, rng: np.random.Generator) -> None:
     layers = {str(i): rng.normal(size=(30, width)) for i in range(3)}

@@ -28,6 +28,8 @@ NAMED = 24  # stimuli or units whose names are readable on an axis
 def draw_layers(result: LayerSimilarity) -> Figure:
     """A table of layers by layers, the first layer at the top."""
     chance = "" if np.isnan(result.chance) else f", shuffled {result.chance:.2g}"
+    if result.error is not None:
+        chance += f", errors up to {np.nanmax(result.error):.2g}"
     return plot_matrix(
         result.values,
         title=f"n = {result.n} samples{chance}",
@@ -59,7 +61,7 @@ def draw_trajectory(result: Trajectory) -> Figure:
     flat = places[..., 1] if places.shape[2] > 1 else np.zeros(places.shape[:2])
     some = np.linspace(0, places.shape[1] - 1, min(places.shape[1], PATHS)).astype(int)
     for i in some:
-        path.plot(places[:, i, 0], flat[:, i], color=MUTED, linewidth=0.5, alpha=0.4)
+        path.plot(places[:, i, 0], flat[:, i], color=MUTED, linewidth=0.6, alpha=0.7)
     x, y = places[..., 0].mean(1), flat.mean(1)
     path.plot(x, y, color=color(0), marker="o", markersize=4, label="mean")
     for i in (0, len(x) - 1):

@@ -24,6 +24,7 @@ from neurofm.interpret.similarity.cka import (
     PreparedKernel,
     linear_cka,
     linear_kernel,
+    prepare_kernel,
     prepared_cka,
     rbf_cka,
 )
@@ -92,9 +93,10 @@ class LayerSimilarity:
         measure: Its name.
         unit: What the numbers are, in words.
         distance: Small is alike.
-        chance: The same with the samples of the columns in another order, mean over all pairs of
-            different names; NaN if not asked for.
+        chance: The same with the samples of the columns in another order, mean over all pairs; NaN
+            if not asked for.
         n: Samples.
+        error: Standard error of each value, from halves of the samples; None if not asked for.
     """
 
     values: Float[np.ndarray, "row column"]
@@ -105,6 +107,7 @@ class LayerSimilarity:
     distance: bool
     chance: float
     n: int
+    error: Float[np.ndarray, "row column"] | None = None
 
     def best(self) -> dict[str, str]:
         """The row most like each column: the layer that corresponds to an area."""
@@ -161,6 +164,7 @@ def compare_layers(
     measure: str | Measure = "cka",
     reduce: Reduce = "flatten",
     shuffles: int = 1,
+    halves: int = 0,
     seed: int = 0,
 ) -> LayerSimilarity:
     """Compare all layers of one source with all of another, or with each other.
@@ -172,12 +176,19 @@ def compare_layers(
         measure: One of `MEASURES`, or a function of two arrays.
         reduce: How an entry of `Activations` becomes rows.
         shuffles: Orders of the samples drawn for the chance level; 0 leaves it out.
-        seed: Of those.
+        halves: Random halves of the samples, over which the spread of a value is the standard error
+            of that of all samples (a bootstrap repeats samples, which all measures take for
+            likeness); 100 are plenty. Samples of one person or run are not independent: it is too
+            small for them.
+        seed: Of both.
 
     Raises:
-        ValueError: An unknown measure, no layers, or different samples.
+        ValueError: An unknown measure, no layers, different samples, or halves of a measure that
+            grows with the number of samples.
     """
     known = _known(measure)
+    if halves and measure == "euclidean":
+        raise ValueError("compare_layers: halves of a distance that grows with n; use 'angular'.")
     rows = _layers(a, reduce, known)
     columns = rows if b is None else _layers(b, reduce, known)
     n = len(next(iter(rows.values())))
@@ -197,6 +208,14 @@ def compare_layers(
         moved = {name: _reordered(x, order) for name, x in (right or left).items()}
         table = _table(left, moved, Known(known.function, known.unit, symmetric=False))
         chance.append(float(np.nanmean(table)) if np.isfinite(table).any() else np.nan)
+    drawn = []
+    for _ in range(halves):
+        half = rng.permutation(n)[: n // 2]
+        parts = [
+            None if side is None else {name: _reordered(x, half) for name, x in side.items()}
+            for side in (left, right)
+        ]
+        drawn.append(_table(parts[0] or {}, parts[1], known))
     return LayerSimilarity(
         values=values,
         rows=tuple(rows),
@@ -206,6 +225,7 @@ def compare_layers(
         distance=known.distance,
         chance=float(np.mean(chance)) if chance else float("nan"),
         n=n,
+        error=np.std(drawn, axis=0, ddof=1) if halves > 1 else None,
     )
 
 
@@ -235,6 +255,8 @@ def _reordered(x: Any, order: np.ndarray) -> Any:
     if not isinstance(x, PreparedKernel):
         return x[order]
     values = x.values[order][:, order]
+    if len(order) < len(x.sums):
+        return prepare_kernel(values, debiased=x.debiased)
     return PreparedKernel(values, x.sums[order], x.own, x.debiased)
 
 
