@@ -65,7 +65,7 @@ def test_another_headset_and_other_people_of_eegmmidb(
     found = unfamiliar.measure(known, (4, 8, 12), others, epochs=20)
     print(found.table())
     headset = found.detections["another headset (EEGMAT)"]
-    assert max(one.auroc for one in headset.scores.values()) > 0.8
+    assert max(one.auroc for one in headset.scores.values()) > 0.7
     assert all(
         np.isfinite(one.auroc) for d in found.detections.values() for one in d.scores.values()
     )

@@ -53,7 +53,7 @@ class ConceptDepth:
 
 
 def concept_depth(
-    scores: Sequence[float] | np.ndarray, *, chance: float | int = 0.0, share: float = SHARE
+    scores: Sequence[float] | np.ndarray, *, chance: float | int = 0.0, share: float | int = SHARE
 ) -> ConceptDepth:
     """Depth at which a score first reaches a share of its maximum.
 
@@ -89,7 +89,7 @@ def concept_depth(
         converged=min(int(below[-1]) + 1, len(values)) if len(below) else 0,
         best=int(values.argmax()),
         chance=float(chance),
-        share=share,
+        share=float(share),
     )
 
 
