@@ -43,20 +43,21 @@ def test_every_family_finds_the_planted_layer(rng: np.random.Generator) -> None:
         layers,
         people(rng, code),
         conditions=NAMES,
-        baselines={"untrained": rng.normal(size=(N, 9))},
+        baselines={"untrained": rng.normal(size=(N, 9)), "pixels": layers["early"]},
         controls={"pixels": layers["early"]},
         generator=rng,
         n_bootstrap=40,
         n_permutations=99,
         n_halvings=2,
     )
-    assert found.models == ("early", "late", "untrained") and len(found.families) == 5
+    assert found.models == ("early", "late", "untrained", "pixels") and len(found.families) == 5
     assert set(found.best().values()) == {"late"}
     lines = {one.name: one for one in found.results()}
     assert (
         lines["late"].detail["p_permutation"] == 0.01 < lines["untrained"].detail["p_permutation"]
     )
     assert lines["untrained"].detail["baseline"] and not lines["late"].detail["baseline"]
+    assert "partial" in lines["late"].detail and "partial" not in lines["pixels"].detail
     assert found.rsa.ceiling[0] < found.rsa.ceiling[1]
     assert found.beyond is not None and found.beyond.partial[1].mean() > 0.3
     text = found.summary()

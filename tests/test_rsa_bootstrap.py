@@ -235,3 +235,15 @@ def test_bad_input_is_named(rng: np.random.Generator) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isnan(rsa.resample(models, people[:1]).ceiling).all()
+
+
+def test_patterns_of_an_rdm_have_its_distances(rng: np.random.Generator) -> None:
+    true = rng.normal(size=(9, 3))
+    one = rsa.rdm(true, "euclidean")
+    found = rsa.patterns_of(one, 3)
+    np.testing.assert_allclose(3 * rsa.rdm(found, "euclidean").values, one.values)
+    other = rsa.rdm(true + 0.1 * rng.normal(size=true.shape), "euclidean")
+    same = rsa.patterns_of(other, 3, like=one)
+    assert np.corrcoef(same.ravel(), found.ravel())[0, 1] > 0.95
+    with pytest.raises(ValueError, match="4 axes of an RDM that spans 3"):
+        rsa.patterns_of(one, 4)

@@ -92,8 +92,9 @@ class BrainNetworkComparison:
         for i, line in enumerate(lines):
             line.detail["families"] = {k: float(v[i]) for k, v in self.families.items()}
             line.detail["baseline"] = line.name in self.baselines
-            if self.beyond is not None:
-                line.detail["partial"] = float(self.beyond.partial[i].mean())
+            if self.beyond is not None and line.name in self.beyond.models:
+                at = self.beyond.models.index(line.name)
+                line.detail["partial"] = float(self.beyond.partial[at].mean())
         return lines
 
     def summary(self) -> str:

@@ -18,6 +18,7 @@ from neurofm.interpret.rsa.clusters import (
 from neurofm.interpret.rsa.comparators import compare, compare_rdms, same_conditions
 from neurofm.interpret.rsa.comparison import ModelComparison, compare_models
 from neurofm.interpret.rsa.crossnobis import crossnobis, crossnobis_distances
+from neurofm.interpret.rsa.embedding import patterns_of
 from neurofm.interpret.rsa.layer_time import LayerTime, compare_over_time
 from neurofm.interpret.rsa.layers import Bootstrap, bootstrap_conditions, layer_rsa
 from neurofm.interpret.rsa.measures import condition_means, dissimilarities, rdm
@@ -89,6 +90,7 @@ __all__ = [
     "noise_ceiling",
     "noise_covariance",
     "partial_similarity",
+    "patterns_of",
     "permutation_test",
     "permuted",
     "point_spheres",
