@@ -37,7 +37,6 @@ from neurofm.interpret.similarity.layers import MEASURES, LayerSimilarity, compa
 from neurofm.interpret.similarity.neighbours import (
     distance_correlation,
     neighbour_overlap,
-    rdm_similarity,
 )
 from neurofm.interpret.similarity.regression import (
     RegressionSimilarity,
@@ -131,7 +130,6 @@ __all__ = [
     "push",
     "quantile_edges",
     "rbf_cka",
-    "rdm_similarity",
     "regression_r2",
     "response_moments",
     "shape_distance",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from neurofm.interpret.activations import Activations, Reduce, near_misses
 from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.predictivity import rdm_correlation
 from neurofm.interpret.similarity.cca import cca
 from neurofm.interpret.similarity.cka import (
     PreparedKernel,
@@ -32,7 +33,6 @@ from neurofm.interpret.similarity.geometry import Arrangement, arrange
 from neurofm.interpret.similarity.neighbours import (
     distance_correlation,
     neighbour_overlap,
-    rdm_similarity,
 )
 from neurofm.interpret.similarity.regression import regression_r2
 from neurofm.interpret.similarity.shape import permutation_distance, shape_distance
@@ -72,7 +72,9 @@ MEASURES: Mapping[str, Known] = {
     "regression": Known(regression_r2, "R² of column from row, in sample", False, False),
     "distance_correlation": Known(distance_correlation, "distance correlation"),
     "neighbours": Known(neighbour_overlap, "overlap of 10 neighbours (Jaccard)"),
-    "rdm": Known(rdm_similarity, "Spearman r of correlation distances"),
+    "rdm": Known(
+        lambda x, y: rdm_correlation(x, y, method="spearman"), "Spearman r of correlation distances"
+    ),
     "units": Known(_units, "mean r with the best unit", False, False),
     "angular": Known(shape_distance, "angle after rotation (rad)", True),
     "euclidean": Known(

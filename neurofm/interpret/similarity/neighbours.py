@@ -1,7 +1,8 @@
 """Measures by distances and neighbours: what lies close to what, on both sides.
 
-Source: Székely et al. 2007 (distance correlation); Kriegeskorte et al. 2008 (correlation of
-dissimilarities).
+Correlations of dissimilarities are `interpret.rsa`, with inference.
+
+Source: Székely et al. 2007 (distance correlation).
 Axes: sample; p and q = columns of the two sides.
 """
 
@@ -11,7 +12,6 @@ import numpy as np
 from scipy.spatial.distance import pdist, squareform
 
 from neurofm.interpret.arrays import takes_either
-from neurofm.interpret.rsa import compare_rdms, rdm
 from neurofm.interpret.similarity.checks import pair
 from neurofm.shapes import Float
 
@@ -50,19 +50,6 @@ def neighbour_overlap(
     near = [_neighbours(side, k) for side in (x, y)]
     shared = (near[0] & near[1]).sum(1)
     return float((shared / (2 * k - shared)).mean())
-
-
-@takes_either
-def rdm_similarity(
-    x: Float[np.ndarray, "sample p"],
-    y: Float[np.ndarray, "_ q"],
-    *,
-    metric: str = "correlation",
-    method: str = "spearman",
-) -> float:
-    """Similarity of the dissimilarities of both sides; see `interpret.rsa` for inference on it."""
-    x, y = pair("rdm_similarity", x, y, least=3)
-    return compare_rdms(rdm(x, metric=metric), rdm(y, metric=metric), method)
 
 
 def _double_centred(d: np.ndarray) -> np.ndarray:

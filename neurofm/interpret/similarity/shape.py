@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import ortho_group
 
 from neurofm.interpret.arrays import takes_either
 from neurofm.interpret.similarity.checks import centred, pair
@@ -58,8 +59,18 @@ def align(
 
 def rotation_onto(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The orthogonal T with least |x - y T|; sides as they are."""
-    u, _, v = np.linalg.svd(y.T @ x)
+    return nearest_rotation(y.T @ x)
+
+
+def nearest_rotation(cross: np.ndarray) -> np.ndarray:
+    """The orthogonal T with the largest tr(Tᵀ cross), of one matrix or of each of several."""
+    u, _, v = np.linalg.svd(cross)
     return u @ v
+
+
+def random_rotation(dim: int, rng: np.random.Generator) -> np.ndarray:
+    """A rotation or reflection, every one equally likely."""
+    return ortho_group.rvs(dim, random_state=rng) if dim > 1 else np.ones((1, 1))
 
 
 @takes_either

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import ortho_group
 
 from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.similarity.shape import nearest_rotation, random_rotation
 from neurofm.shapes import Float
 
 if TYPE_CHECKING:
@@ -144,10 +144,10 @@ def stochastic_distance(
         ValueError: Shapes that do not fit, NaN, or alpha outside 0 to 2.
     """
     task = _Task(mean_x, covariance_x, mean_y, covariance_y, alpha)
-    starts = [_orthogonal(mean_y.T @ mean_x)]
+    starts = [nearest_rotation(mean_y.T @ mean_x)]
     if alpha < 2:
         rng = generator or np.random.default_rng(0)
-        starts += [_random_rotation(mean_x.shape[1], rng) for _ in range(n_starts)]
+        starts += [random_rotation(mean_x.shape[1], rng) for _ in range(n_starts)]
     losses, rotations = task.fit(np.stack(starts))
     reached = np.sqrt(np.maximum(losses, 0.0))
     best = rotations[int(reached.argmin())]
@@ -183,8 +183,8 @@ def energy_distance(
     """The least energy distance over rotations, and its rotation."""
     x, y = _samples(x, y)
     rng = generator or np.random.default_rng(0)
-    starts = [_orthogonal(y.mean(1).T @ x.mean(1))]
-    starts += [_random_rotation(x.shape[2], rng) for _ in range(n_starts)]
+    starts = [nearest_rotation(y.mean(1).T @ x.mean(1))]
+    starts += [random_rotation(x.shape[2], rng) for _ in range(n_starts)]
     turned = [_reweighted(x, y, start) for start in starts]
     scores = [energy_score(x, y, rotation=t) for t in turned]
     best = int(np.argmin(scores))
@@ -249,7 +249,7 @@ class _Task:
                 break
             q = (u[better] @ v[better]).swapaxes(-1, -2)
             turn = (2 - self.alpha) * (self.w @ q @ self.s).sum(1)
-            rotations[going] = _orthogonal(cross + turn)
+            rotations[going] = nearest_rotation(cross + turn)
         return losses, rotations
 
     def _parts(self, t: np.ndarray, overlap: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -267,7 +267,7 @@ def _reweighted(x: np.ndarray, y: np.ndarray, t: np.ndarray) -> np.ndarray:
             break
         before = loss
         weights = 1 / np.maximum(apart, _FLOOR)
-        t = _orthogonal((y.swapaxes(1, 2) @ weights.swapaxes(1, 2) @ x).sum(0))
+        t = nearest_rotation((y.swapaxes(1, 2) @ weights.swapaxes(1, 2) @ x).sum(0))
     return t
 
 
@@ -300,12 +300,3 @@ def _root(covariance: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(covariance)
     scaled = vectors * np.sqrt(np.maximum(values, 0))[:, None]
     return scaled @ vectors.swapaxes(1, 2)
-
-
-def _orthogonal(cross: np.ndarray) -> np.ndarray:
-    u, _, v = np.linalg.svd(cross)
-    return u @ v
-
-
-def _random_rotation(dim: int, rng: np.random.Generator) -> np.ndarray:
-    return ortho_group.rvs(dim, random_state=rng) if dim > 1 else np.ones((1, 1))

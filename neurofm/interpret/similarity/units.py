@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import ortho_group
 
 from neurofm.interpret.arrays import takes_either
 from neurofm.interpret.similarity.checks import pair
 from neurofm.interpret.similarity.cka import linear_cka
+from neurofm.interpret.similarity.shape import random_rotation
 from neurofm.shapes import Bool, Float, Int
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ def compare_units(
     pair("compare_units", x, y, least=4)
     moments = PairMoments().update(x, y)
     correlation = moments.correlation()
-    turned = moments.correlation(_rotation(y.shape[1], generator or np.random.default_rng(0)))
+    turned = moments.correlation(random_rotation(y.shape[1], generator or np.random.default_rng(0)))
     values = np.nan_to_num(np.abs(correlation) if absolute else correlation, nan=-2.0)
     rows, columns = linear_sum_assignment(values, maximize=True)
     partner, matched = np.full(len(values), -1), np.full(len(values), np.nan)
@@ -245,7 +245,9 @@ def universal_neurons(
         best.append(best_correlation(correlation, absolute=False))
         partner.append(np.nan_to_num(correlation, nan=-2.0).argmax(1))
         turned = [
-            best_correlation(one.correlation(_rotation(correlation.shape[1], rng)), absolute=False)
+            best_correlation(
+                one.correlation(random_rotation(correlation.shape[1], rng)), absolute=False
+            )
             for _ in range(n_rotations)
         ]
         baseline.append(np.mean(turned, axis=0))
@@ -295,7 +297,3 @@ def compare_attention(
 
 def _bits(maps: np.ndarray) -> np.ndarray:
     return -(maps * np.log2(np.where(maps > 0, maps, 1))).sum(-1)
-
-
-def _rotation(dim: int, rng: np.random.Generator) -> np.ndarray:
-    return ortho_group.rvs(dim, random_state=rng) if dim > 1 else np.ones((1, 1))

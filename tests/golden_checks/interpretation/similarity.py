@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from neurofm.interpret import similarity as s
+from neurofm.interpret.predictivity import rdm_correlation
 
 INPUTS = ("X", "Y", "Y_same_width", "labels_onehot", "knn_k")
 
@@ -53,7 +54,7 @@ def check(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         "rbf_median_distance": np.array([s.median_distance(x), s.median_distance(y)]),
         "distance_correlation": s.distance_correlation(x, y),
         "knn_jaccard_cosine": s.neighbour_overlap(x, y, k=k),
-        "rsa_correlation_spearman": s.rdm_similarity(x, y),
+        "rsa_correlation_spearman": rdm_correlation(x, y, method="spearman"),
         "linreg_r2_X_to_Y": s.regression_r2(x, y),
         "neuron_correlation_XY": correlation,
         "max_correlation_per_unit": s.best_correlation(correlation, absolute=False),
