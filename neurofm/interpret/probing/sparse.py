@@ -207,7 +207,7 @@ def sparse_probe(
             "sparse_probe: no fold has both classes in every part. Use fewer folds, or "
             "separate=False with few groups."
         )
-    best = {k.item(): rank_units(values, target == k, by=by)[: max(used)] for k in concepts}
+    best = {k: rank_units(values, target == k, by=by)[: max(used)] for k in concepts.tolist()}
     mean_rotated = rotated.mean(0) if rotations else np.full_like(score, np.nan)
     return SparseProbe(used, score, mean_rotated, best)
 
