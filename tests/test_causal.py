@@ -253,8 +253,8 @@ def test_a_useless_approximation_warns(pair):
         ({"sites": "blocks.0"}, "is the string"),
         ({"metric": lambda out: out}, "one number per window"),
         ({"run": lambda x: x.sum()}, "one row per window"),
-        ({"direction": "up"}, "denoise or noise"),
-        ({"insert": "nothing"}, "resample, mean or zero"),
+        ({"direction": "up"}, "denoise or noise|Literal"),
+        ({"insert": "nothing"}, "resample, mean or zero|Literal"),
         ({"clean": windows(4, 1, tokens=6)}, "same channels and length"),
     ],
 )

@@ -9,7 +9,7 @@ Axes: the first axis is always window; what follows is the module's own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, overload
 
@@ -134,7 +134,7 @@ class Recorder:
                     "hooks do not fire: record before torch.compile)."
                 )
             for key in keys:
-                data[key], mask = _join(key, self._batches[key])
+                data[key], mask = join_batches(key, self._batches[key])
                 if mask is not None:
                     masks[key] = mask
         return Activations(data=data, mask=masks)
@@ -210,13 +210,29 @@ def record(
     return recorder.activations()
 
 
+def recorded(
+    model: nn.Module,
+    sites: Sequence[str],
+    *,
+    run: Callable[..., Any],
+    batches: Iterable[Any],
+    reduce: Reduce = "none",
+) -> Iterator[Activations]:
+    """What `record` returns, one batch after the other, for more data than memory holds.
+
+    For `write_shards`, `RunningMoments.update` or anything else that takes a part at a time.
+    """
+    for batch in batches:
+        yield record(model, sites, run=run, batches=[batch], reduce=reduce)
+
+
 def _array(value: Tensor) -> np.ndarray:
     # A copy: the next module may be an in-place activation.
     value = value.detach().to("cpu", copy=True)
     return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
 
 
-def _join(
+def join_batches(
     name: str, parts: list[tuple[np.ndarray, np.ndarray | None]]
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Concatenate along window; a second axis of varying length is padded with zeros and masked."""

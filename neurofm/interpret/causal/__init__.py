@@ -27,6 +27,7 @@ from neurofm.interpret.causal.neuron_paths import NeuronPath, neuron_path
 from neurofm.interpret.causal.path_patching import path_patching
 from neurofm.interpret.causal.runs import (
     Edit,
+    gradients_at,
     inserted,
     logit_difference,
     probability,
@@ -68,6 +69,7 @@ __all__ = [
     "directions",
     "each",
     "function_vector",
+    "gradients_at",
     "inserted",
     "latents",
     "lesion_bands",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +30,7 @@ from neurofm.interpret.causal.runs import (
     array_of,
     contrast,
     each_run,
+    gradients_at,
     logit_difference,
     rows_of,
     same_windows,
@@ -38,7 +38,6 @@ from neurofm.interpret.causal.runs import (
     still,
     values_at,
 )
-from neurofm.interpret.patching import Context, patched
 from neurofm.shapes import Float
 
 if TYPE_CHECKING:
@@ -114,7 +113,7 @@ def attribution_patching(
     metric: Metric | None = None,
     gradient: Literal["plain", "relevance"] = "plain",
     per: Literal["site", "token"] = "site",
-    check: float = 0.05,
+    check: float | int = 0.05,
     at_least: int = 8,
     rng: np.random.Generator | None = None,
 ) -> AttributionPatching:
@@ -141,32 +140,20 @@ def attribution_patching(
         raise TypeError("attribution_patching: whole sites only; edits need activation_patching.")
     names = list(dict.fromkeys(sites))
     out_clean, there = values_at(model, clean, names, run=run)
-    here: dict[str, list[Tensor]] = {name: [] for name in names}
-
-    def reach(value: Tensor, context: Context) -> Tensor:
-        # A copy on the way: the gradient of what goes on from here, also where weights are frozen.
-        value = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
-        here[context.site].append(value)
-        return value
-
-    rules = relevance_rules(model) if gradient == "relevance" else nullcontext()
-    with still(model, gradients=True), patched(model, dict.fromkeys(names, reach)):
-        with rules:
-            out = rows_of((run or model)(corrupt), len(corrupt))
-        if metric is None:
-            metric = logit_difference(*contrast(out_clean, out.detach()))
-        score = score_of(metric, out)
-        leaves = [value for name in names for value in here[name]]
-        found = torch.autograd.grad(score.sum(), leaves, allow_unused=True)
-    slopes = dict(zip(map(id, leaves), found, strict=True))
+    with still(model):
+        out = rows_of((run or model)(corrupt), len(corrupt)) if metric is None else out_clean
+    if metric is None:
+        metric = logit_difference(*contrast(out_clean, out))
+    rules = relevance_rules(model) if gradient == "relevance" else None
+    out, here, slopes = gradients_at(model, corrupt, names, metric, run=run, around=rules)
+    score = score_of(metric, out)
     estimate: dict[str, np.ndarray] = {}
     for name in names:
         if [v.shape for v in there[name]] != [v.shape for v in here[name]]:
             raise ValueError(f"attribution_patching: {name!r} has other shapes in the two runs.")
         total: Any = 0
-        for a, b in zip(there[name], here[name], strict=True):
-            slope = slopes[id(b)]
-            product = torch.zeros_like(a) if slope is None else (a - b.detach()) * slope
+        for a, b, slope in zip(there[name], here[name], slopes[name], strict=True):
+            product = (a - b) * slope
             keep = 2 if per == "token" and product.ndim > 2 else 1
             total = (
                 total + product.flatten(keep).sum(-1) if product.ndim > keep else total + product
@@ -177,7 +164,7 @@ def attribution_patching(
     drawn = (rng or np.random.default_rng(0)).choice(len(places), n, replace=False)
     some = [places[k] for k in sorted(drawn)]
     edits = [Edit(each(site, "token", k + 1)[k] if k is not None else site) for site, k in some]
-    change = _true(model, clean, corrupt, edits, run, metric, score.detach())
+    change = _true(model, clean, corrupt, edits, run, metric, score)
     columns = [estimate[s] if k is None else estimate[s][:, k] for s, k in some]
     result = AttributionPatching(
         estimate=estimate,

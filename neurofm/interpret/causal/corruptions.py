@@ -73,12 +73,12 @@ def phase_randomised(batch: Inputs, *, generator: torch.Generator) -> Inputs:
     return with_inputs(batch, surrogates(signals_of(batch), 1, generator=generator)[0])
 
 
-def band_stopped(batch: Inputs, sfreq: float, low: float, high: float) -> Inputs:
+def band_stopped(batch: Inputs, sfreq: float | int, low: float | int, high: float | int) -> Inputs:
     """Without the frequencies from `low` to `high`, Hz."""
-    return with_inputs(batch, remove_band(signals_of(batch), sfreq, low, high))
+    return with_inputs(batch, remove_band(signals_of(batch), float(sfreq), float(low), float(high)))
 
 
-def noisy(batch: Inputs, *, sigma: float = 3.0, generator: torch.Generator) -> Inputs:
+def noisy(batch: Inputs, *, sigma: float | int = 3.0, generator: torch.Generator) -> Inputs:
     """With Gaussian noise of `sigma` times each channel's standard deviation in its window."""
     x = signals_of(batch)
     noise = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)

@@ -141,7 +141,7 @@ def lesion_channels(
 def lesion_bands(
     score: Callable[[Inputs], float],
     batch: Inputs,
-    sfreq: float,
+    sfreq: float | int,
     bands: Mapping[str, tuple[float, float]] = BANDS,
     *,
     within: tuple[float, float] = (1.0, 45.0),
@@ -163,7 +163,7 @@ def lesion_bands(
     rng = rng or np.random.default_rng(0)
 
     def without(low: float, high: float) -> float:
-        return float(score(with_inputs(batch, remove_band(x, sfreq, low, high))))
+        return float(score(with_inputs(batch, remove_band(x, float(sfreq), low, high))))
 
     low, high = within[0], min(within[1], sfreq / 2)
     control = []

@@ -10,7 +10,7 @@ whole set after the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,48 @@ def values_at(
 
     with still(model), patched(model, dict.fromkeys(kept, keep)):
         return (run or model)(batch), kept
+
+
+def gradients_at(
+    model: nn.Module,
+    batch: Any,
+    sites: Sequence[str],
+    metric: Metric,
+    *,
+    run: Run | None = None,
+    around: AbstractContextManager[Any] | None = None,
+) -> tuple[Tensor, dict[str, list[Tensor]], dict[str, list[Tensor]]]:
+    """Gradient of a metric, summed over windows, with respect to the value of every call at sites.
+
+    All by one backward pass, also where weights are frozen; zeros where the metric does not depend
+    on a site.
+
+    Args:
+        metric: Of the output of `run`.
+        around: In which the forward pass happens, such as `relevance_rules(model)`.
+
+    Returns:
+        The output, the values and the gradients.
+    """
+    kept: dict[str, list[Tensor]] = {site: [] for site in sites}
+
+    def reach(value: Tensor, context: Context) -> Tensor:
+        # A copy on the way: the gradient of what goes on from here.
+        value = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
+        kept[context.site].append(value)
+        return value
+
+    with still(model, gradients=True), patched(model, dict.fromkeys(kept, reach)):
+        with around or nullcontext():
+            out = rows_of((run or model)(batch), len(batch))
+        score = score_of(metric, out)
+        leaves = [value for site in kept for value in kept[site]]
+        found = iter(torch.autograd.grad(score.sum(), leaves, allow_unused=True))
+    slopes: dict[str, list[Tensor]] = {}
+    for site, values in kept.items():
+        pairs = [(value, next(found)) for value in values]
+        slopes[site] = [torch.zeros_like(v) if slope is None else slope for v, slope in pairs]
+    return out.detach(), {k: [v.detach() for v in vs] for k, vs in kept.items()}, slopes
 
 
 def inserted(values: Values) -> dict[str, Patch]:

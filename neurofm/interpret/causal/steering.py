@@ -144,7 +144,7 @@ def steering(
     metric: Metric,
     *,
     found_on: Sequence[Any],
-    alphas: Sequence[float] = ALPHAS,
+    alphas: Sequence[float | int] = ALPHAS,
     relative: bool = False,
     target: int | None = None,
     off_target: Callable[[Tensor, Tensor], Tensor] | None = None,
