@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from neurofm.interpret import rsa
+from neurofm.interpret.rsa.pairs import n_conditions
 
 Tensors = dict[str, Tensor]
 INPUTS = ("rdms_*", "nan_positions", "sigma_k_*")
@@ -29,6 +30,6 @@ def check(tensors: Tensors) -> Tensors:
         covariance = tensors[f"sigma_k_{sigma}"] if sigma else None
         got[name] = rsa.compare(a, b, method, sigma_k=covariance)
     if "covariance_V_identity" in tensors:
-        n = len(tensors["sigma_k_1d"])
+        n = n_conditions(tensors["rdms_a"].shape[1])
         got["covariance_V_identity"] = torch.from_numpy(rsa.rdm_covariance(n))
     return got

@@ -22,37 +22,52 @@ INPUTS = (
 
 
 def check(tensors: Tensors) -> Tensors:
-    residuals = tensors["residuals"]
-    labels, runs = tensors["labels"].tolist(), tensors["runs"].tolist()
-    got: Tensors = {"patterns": by_label(tensors["measurements"], labels)}
-    patterns = got["patterns"]
-    for kind in ("full", "diag", "shrinkage_eye", "shrinkage_diag"):
-        dof = tensors["dof"].item() if "dof" in tensors else None
-        got[f"cov_{kind}"] = noise = rsa.noise_covariance(residuals, kind)
-        got[f"cov_{kind}_dof"] = rsa.noise_covariance(residuals, kind, dof=dof)
-        got[f"cov_from_measurements_{kind}"] = rsa.noise_covariance(
-            tensors["measurements"], kind, conditions=labels
-        )
-        got[f"rdm_mahalanobis_{kind}"] = rsa.dissimilarities(patterns, "mahalanobis", noise=noise)
-        got[f"rdm_crossnobis_{kind}"] = crossed(tensors, noise=noise)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "rdm: 1 of")  # one of the edge patterns is constant
-        for metric in ("euclidean", "correlation", "cosine"):
-            for name, x in (("", patterns), ("edge_", tensors["edge_patterns"])):
-                got[f"{name}rdm_{metric}"] = rsa.dissimilarities(x, metric)
-                got[f"{name}rdm_{metric}_remove_mean"] = rsa.dissimilarities(
-                    x, metric, remove_mean=True
-                )
-    got["rdm_poisson"] = rsa.dissimilarities(by_label(tensors["poisson_rates"], labels), "poisson")
-    got["rdm_crossnobis_identity"] = crossed(tensors)
-    got["rdm_crossnobis_identity_remove_mean"] = crossed(tensors, remove_mean=True)
-    names = sorted(set(runs))
-    per_run = {
-        run: rsa.noise_covariance(of_run, "shrinkage_eye")
-        for run, of_run in zip(names, tensors["residuals_per_run"], strict=True)
-    }
-    got["rdm_crossnobis_per_run_precision"] = crossed(tensors, noise=per_run)
-    return {name: value for name, value in got.items() if name in tensors}
+    labels = tensors["labels"].tolist()
+    patterns = by_label(tensors["measurements"], labels)
+    got: Tensors = {"patterns": patterns}
+    for name in tensors:
+        if name.startswith("cov_"):
+            got[name] = covariance(name, tensors)
+        elif name.startswith("rdm_crossnobis_"):
+            got[name] = crossnobis(name.removeprefix("rdm_crossnobis_"), tensors)
+        elif name.startswith("rdm_mahalanobis_"):
+            noise = covariance(f"cov_{name.removeprefix('rdm_mahalanobis_')}", tensors)
+            got[name] = rsa.dissimilarities(patterns, "mahalanobis", noise=noise)
+        elif name == "rdm_poisson":
+            got[name] = rsa.dissimilarities(by_label(tensors["poisson_rates"], labels), "poisson")
+        elif "rdm_" in name:
+            edge, _, metric = name.rpartition("rdm_")
+            x = tensors["edge_patterns"] if edge else patterns
+            kept = metric.removesuffix("_remove_mean")
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "rdm: ")  # of constant patterns
+                got[name] = rsa.dissimilarities(x, kept, remove_mean=kept != metric)
+    return got
+
+
+def covariance(name: str, tensors: Tensors) -> Tensor:
+    kind = name.removeprefix("cov_").removesuffix("_dof")
+    if kind.startswith("from_measurements_"):
+        kind = kind.removeprefix("from_measurements_")
+        labels = tensors["labels"].tolist()
+        return rsa.noise_covariance(tensors["measurements"], kind, conditions=labels)
+    dof = tensors["dof"].item() if name.endswith("_dof") else None
+    return rsa.noise_covariance(tensors["residuals"], kind, dof=dof)
+
+
+def crossnobis(name: str, tensors: Tensors) -> Tensor:
+    """What stands behind "rdm_crossnobis_": the noise, and whether means are removed."""
+    kind = name.removesuffix("_remove_mean")
+    if kind == "per_run_precision":
+        names = sorted(set(tensors["runs"].tolist()))
+        residuals = tensors["residuals_per_run"]
+        noise: object = {
+            run: rsa.noise_covariance(of_run, "shrinkage_eye")
+            for run, of_run in zip(names, residuals, strict=True)
+        }
+    else:
+        noise = None if kind == "identity" else covariance(f"cov_{kind}", tensors)
+    return crossed(tensors, noise=noise, remove_mean=kind != name)
 
 
 def by_label(x: Tensor, labels: list[int]) -> Tensor:
