@@ -188,3 +188,12 @@ def test_a_recurrent_layer_says_that_it_keeps_its_gradient() -> None:
     model = nn.LSTM(2, 2)
     with pytest.warns(UserWarning, match="lstm keeps its plain gradient"), relevance_rules(model):
         model(torch.randn(3, 1, 2, requires_grad=True))
+
+
+def test_what_a_rule_returns_may_be_changed_in_place() -> None:
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    with relevance_rules(nn.Identity()):
+        out = F.elu(2 * x)
+        out += 1
+        out = F.dropout(out, 0.5, training=True, inplace=True)
+    assert torch.autograd.grad(out.sum(), x)[0].shape == (2,)

@@ -25,6 +25,7 @@ NAMES = (
     "braincorl",
     "rdms",
     "cka",
+    "attributions",
 )
 
 

@@ -28,7 +28,7 @@ from neurofm.interpret.attribution.evidence import (
 )
 from neurofm.shapes import Float
 
-CPU_BYTES = 2**28  # of signals and what a network makes of them, taken to be 64 times as much
+CACHE_BYTES = 2**19  # of signals in a pass on a CPU: more is slower, not faster
 
 
 def integrated_gradients(
@@ -48,7 +48,8 @@ def integrated_gradients(
             and `surrogates` make others.
         steps: Points on the line; look at `completeness_error` to see whether they are enough.
         nodes: "gauss-legendre" or "midpoint"; their weights add up to one.
-        chunk: Points in one pass; as many as fit into memory if not given. Changes nothing else.
+        chunk: Points in one pass; as many as fit into memory (GPU) or cache if not
+            given. Changes nothing else.
     """
     if steps < 1:
         raise ValueError(f"integrated_gradients: steps is {steps}, expected at least 1.")
@@ -56,7 +57,7 @@ def integrated_gradients(
     start = baseline_of(baseline, x)
     target = targets_of(function, batch, target)
     points, weights = quadrature(nodes, steps)
-    chunk = chunk or _points_at_once(x)
+    chunk = chunk or points_at_once(x)
     total = torch.zeros_like(x)
     for first in range(0, steps, chunk):
         some = points[first : first + chunk]
@@ -143,6 +144,8 @@ def surrogates(
     return torch.fft.irfft(spectrum * torch.exp(1j * phase), n=x.shape[-1])
 
 
-def _points_at_once(x: Tensor) -> int:
-    room = torch.cuda.mem_get_info(x.device)[0] // 4 if x.is_cuda else CPU_BYTES
-    return max(1, int(room // (64 * x.numel() * x.element_size())))
+def points_at_once(x: Tensor) -> int:
+    """Points of the line whose passes fit into memory together."""
+    # A network makes about 64 times as much of its input, with what it keeps for the gradient.
+    room = torch.cuda.mem_get_info(x.device)[0] // (4 * 64) if x.is_cuda else CACHE_BYTES
+    return max(1, int(room // (x.numel() * x.element_size())))

@@ -51,7 +51,7 @@ class _Projected(torch.autograd.Function):
     def forward(ctx: Any, z: Tensor, axis: int, epsilon: float | int) -> Tensor:
         ctx.save_for_backward(z)
         ctx.axis, ctx.epsilon = axis, epsilon
-        return z.view_as(z)
+        return z.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
