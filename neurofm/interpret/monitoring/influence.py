@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neurofm.interpret.causal.runs import still
 from neurofm.interpret.monitoring.coverage import Influence
 from neurofm.interpret.patching import Context, patched
 from neurofm.shapes import Float
@@ -53,17 +54,12 @@ def influences(
     Raises:
         ValueError: A site does not exist, holds no floats, or does not matter to the objective.
     """
-    modes = [(module, module.training) for module in model.modules()]
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    try:
-        model.eval()
+    with still(model, gradients=True):
         for batch in batches:
             for name, value, gradient, mask in _one(model, sites, run, batch, objective):
                 pair = tuple(_reduced(x, mask, unit_axis) for x in (value.detach(), gradient))
                 found.setdefault(name, []).append((pair[0], pair[1]))
-    finally:
-        for module, training in modes:
-            module.training = training
     if not found:
         raise ValueError("influences: no batch was given.")
     return {
@@ -87,12 +83,12 @@ def _one(
                 f"influences: {context.site!r} holds {value.dtype}; expected floats, which have a "
                 "gradient."
             )
-        if not value.requires_grad:  # a frozen model: the graph begins here
+        if not value.requires_grad:  # weights rest: the graph begins at the first site
             value = value.detach().requires_grad_(True)
         kept.append((context.site, context.call, value, context.mask))
         return value.clone()  # the next module may be an in-place activation
 
-    with torch.enable_grad(), patched(model, dict.fromkeys(sites, keep)):
+    with patched(model, dict.fromkeys(sites, keep)):
         loss = objective(run(batch))
     gradients: Sequence[Tensor | None] = [None] * len(kept)
     if loss.requires_grad:

@@ -21,6 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import l1_min_c
 
 from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.similarity.shape import random_rotation
 from neurofm.linear import make_folds
 from neurofm.metrics import balanced_accuracy
 from neurofm.shapes import Float, Int
@@ -193,7 +194,7 @@ def sparse_probe(
     concepts = classes[1:] if len(classes) == 2 else classes
     score = np.full((len(used), len(outer)), np.nan)
     rotated = np.full((rotations, *score.shape), np.nan)
-    turns = [_rotation(values.shape[1], rng) for _ in range(rotations)]
+    turns = [random_rotation(values.shape[1], rng) for _ in range(rotations)]
     for j, (train, test) in enumerate(outer):
         mean, spread = values[train].mean(0), values[train].std(0)
         z = (values - mean) / np.where(spread > 0, spread, 1.0)
@@ -240,11 +241,6 @@ def _halves(rows: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarra
     many = len(np.unique(groups)) > 1
     first, second = make_folds(len(rows), 2, groups=groups if many else None)[0]
     return rows[first], rows[second]
-
-
-def _rotation(n: int, rng: np.random.Generator) -> np.ndarray:
-    q, r = np.linalg.qr(rng.standard_normal((n, n)))
-    return q * np.sign(np.diag(r))
 
 
 def _entered(x: np.ndarray, y: np.ndarray) -> np.ndarray:
