@@ -36,21 +36,25 @@ def splice(
     site: str,
     autoencoder: SparseAutoencoder,
     *,
+    centre: Tensor | None = None,
     edit: Edit | None = None,
     keep_error: bool = False,
 ) -> dict[str, Patch]:
     """A patch that puts an autoencoder into a site.
 
     Args:
+        centre: Taken from the value before and added afterwards, such as the mean of each source,
+            where the autoencoder was trained on what is left (`... dim`, of any shape that
+            broadcasts).
         edit: Changes the latents (`... latent`) before they are decoded.
         keep_error: Put back what the autoencoder misses, so that the edit alone changes the model.
     """
 
     def replace(value: Tensor, _: Context) -> Tensor:
-        latents = autoencoder.encode(value)
-        changed = latents if edit is None else edit(latents)
-        found = autoencoder.decode(changed)
-        return found + (value - autoencoder.decode(latents)) if keep_error else found
+        offset = 0.0 if centre is None else centre.to(value)
+        latents = autoencoder.encode(value - offset)
+        found = autoencoder.decode(latents if edit is None else edit(latents))
+        return found + (value - autoencoder.decode(latents) if keep_error else offset)
 
     return {site: replace}
 
@@ -78,11 +82,12 @@ class LossRecovered:
             zeros at the site. NaN where zeros make no difference.
         low: Lower end of the 95 % interval over batches.
         high: Upper end.
-        from_mean: The same with the site's mean in place of zeros, a harder baseline.
+        from_mean: The same with the mean over windows in place of zeros, of each place (token) by
+            itself: a harder baseline, which still knows where a token is.
         original: Loss of every batch.
         spliced: With the replacement.
         zero: With zeros at the site.
-        mean: With the mean at the site.
+        mean: With the means at the site.
     """
 
     recovered: float
@@ -95,11 +100,12 @@ class LossRecovered:
     mean: Float[np.ndarray, " batch"]
 
     def __str__(self) -> str:
+        losses = {"whole": self.original, "spliced": self.spliced, "means": self.mean}
+        said = ", ".join(f"{name} {value.mean():.3f}" for name, value in losses.items())
         return (
-            f"loss {self.original.mean():.3f}, spliced {self.spliced.mean():.3f}, mean at the site "
-            f"{self.mean.mean():.3f}, zeros {self.zero.mean():.3f}: {self.recovered:.3f} recovered "
-            f"({self.low:.3f} to {self.high:.3f} over {len(self.original)} batches; zeros as "
-            f"baseline 0), {self.from_mean:.3f} against the mean"
+            f"loss {said}, zeros {self.zero.mean():.3f}: {self.recovered:.3f} recovered "
+            f"({self.low:.3f} to {self.high:.3f} over {len(self.original)} batches; zeros are the "
+            f"baseline 0), {self.from_mean:.3f} with means as the baseline"
         )
 
     def plot(self) -> Figure:
@@ -145,21 +151,22 @@ def loss_recovered(
     batches = list(batches)
     if not batches:
         raise ValueError("loss_recovered: no batches.")
-    total: list[Tensor] = []
-    count = 0
+    sums: dict[tuple[int, ...], Tensor] = {}
+    counts: dict[tuple[int, ...], int] = {}
 
     def add(value: Tensor, _: Context) -> Tensor:
-        nonlocal count
-        rows = value.detach().flatten(0, -2)
-        total[:] = [rows.double().sum(0) + (total[0] if total else 0)]
-        count += len(rows)
+        # Of each place (source and step of a token), so that what a place always says stays known.
+        shape = tuple(value.shape[1:])
+        sums[shape] = sums.get(shape, 0) + value.detach().double().sum(0)
+        counts[shape] = counts.get(shape, 0) + len(value)
         return value
 
     def blank(value: Tensor, _: Context) -> Tensor:
         return torch.zeros_like(value)
 
     def average(value: Tensor, _: Context) -> Tensor:
-        return (total[0] / count).to(value.dtype).expand_as(value)
+        shape = tuple(value.shape[1:])
+        return (sums[shape] / counts[shape]).to(value.dtype).expand_as(value)
 
     original = _losses(model, {site: add}, loss, batches)
     spliced = _losses(model, patches, loss, batches)
@@ -256,6 +263,7 @@ def latent_effects(
     latents: Sequence[int],
     *,
     controls: Sequence[int] = (),
+    centre: Tensor | None = None,
     value: float | None = 0.0,
     add: float = 0.0,
 ) -> LatentEffects:
@@ -264,11 +272,14 @@ def latent_effects(
     Args:
         score: Of one batch by the model.
         controls: See `matched`.
+        centre: See `splice`.
         value: What the latent is set to; None keeps it.
         add: Added after that to all tokens, in the latent's own unit: steering.
     """
     batches = list(batches)
-    before = _losses(model, splice(site, autoencoder, keep_error=True), score, batches)
+    before = _losses(
+        model, splice(site, autoencoder, centre=centre, keep_error=True), score, batches
+    )
 
     def effect(latent: int) -> np.ndarray:
         def edit(z: Tensor) -> Tensor:
@@ -276,7 +287,7 @@ def latent_effects(
             z[..., latent] = (z[..., latent] if value is None else value) + add
             return z
 
-        patches = splice(site, autoencoder, edit=edit, keep_error=True)
+        patches = splice(site, autoencoder, centre=centre, edit=edit, keep_error=True)
         return _losses(model, patches, score, batches) - before
 
     for latent in (*latents, *controls):
