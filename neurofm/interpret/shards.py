@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
@@ -72,7 +73,7 @@ class Shards:
             data[name], mask = join_batches(name, [(p[name], p.mask.get(name)) for p in parts])
             if mask is not None:
                 masks[name] = mask
-        about = {}
+        about: dict[str, Any] = {}
         for key in _ABOUT:
             values = [getattr(part, key) for part in parts]
             if all(value is not None for value in values):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -112,7 +113,9 @@ class SubspaceCheck:
     def suspicious(self) -> tuple[str, ...]:
         """Reasons not to believe that the network uses this subspace."""
         found = []
-        if not self.row >= 0.5 * self.whole:
+        if np.isnan(self.row):
+            found.append("all of it is in the null space of the reader, which cannot see it")
+        elif not self.row >= 0.5 * self.whole:
             found.append(
                 f"the part that reaches the reader has an effect of {self.row:.3g} by itself, of "
                 f"{self.whole:.3g} for the whole: the rest acts through a dormant path"
