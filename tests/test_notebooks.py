@@ -23,7 +23,7 @@ from neurofm.cli.cards import summary
 
 FOLDER = cards.root("recipes")
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-ALLOWED = {"neurofm", "numpy", "matplotlib", "torch", "nilearn", "os", "pathlib"}
+ALLOWED = {"neurofm", "numpy", "matplotlib", "torch", "nilearn", "os", "pathlib", "dataclasses"}
 CELLS, LINES, FUNCTION_LINES = 15, 15, 5
 CPU_S, WALL_S = 60, 230  # of one core; the wall only ends what hangs
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -31,6 +31,7 @@ every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: pat
 REAL = [
     ("decode_fmri", "haxby_fmri", "haxby2001_slice"),
     ("decode_fmri", "finger7T_fmri", "finger7t"),
+    ("compare_brain_network", "rsa92", "rsa92"),
 ]
 
 

@@ -83,15 +83,19 @@ class WeightedModel:
         from neurofm.figures import plot_bars
 
         found = self.results()
-        return plot_bars(
+        figure = plot_bars(
             {one.name: one.value for one in found},
             intervals={one.name: (one.low, one.high) for one in found if one.low is not None},
-            ceiling=(self.ceiling, self.ceiling) if np.isfinite(self.ceiling) else None,
             title=f"New stimuli, new people: {self.n_conditions} stimuli, {len(self.subjects)} "
             "people",
-            unit=self.method,
+            unit=f"similarity of RDMs ({self.method})",
             chance=0.0,
         )
+        if np.isfinite(self.ceiling):
+            axes = figure.axes[0]
+            axes.axhline(self.ceiling, color="0.5", linewidth=1.2)
+            axes.annotate(" other people", (1, self.ceiling), xycoords=("axes fraction", "data"))
+        return figure
 
 
 def fit_weights(
