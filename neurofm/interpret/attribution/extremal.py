@@ -91,7 +91,7 @@ class Extremal:
             },
             title=f"Extremal masks ({self.mode}), {self.full.shape[0]} windows",
             ylabel="logit",
-            xlabel="area of the mask",
+            xlabel="area asked for, share of the mask",
             references={
                 "whole window": float(self.full.mean()),
                 "nothing": float(self.nothing.mean()),
