@@ -155,7 +155,7 @@ def test_cards_refuse_what_they_cannot_describe(batch, latents):
     with pytest.raises(ValueError, match="latent 3 speaks for no token"):
         d.feature_cards(latents, batch, np.arange(12) / 4, which=[3])
     with pytest.raises(ValueError, match="expected window x token x latent"):
-        d.feature_cards(latents, batch, np.arange(11))
+        d.feature_cards(latents, batch, np.arange(11.0))
     with pytest.raises(ValueError, match="segments of 9"):
         d.feature_cards(latents, batch, np.arange(12) / 4, segment_s=9.0)
 

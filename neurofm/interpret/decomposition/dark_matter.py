@@ -87,8 +87,8 @@ class DarkMatter:
 
 def dark_matter(
     autoencoder: torch.nn.Module,
-    train: Float[Tensor, "sample dim"],
-    test: Float[Tensor, "sample dim"],
+    train: Float[Tensor, "train dim"],
+    test: Float[Tensor, "test dim"],
 ) -> DarkMatter:
     """Split the error of an autoencoder.
 

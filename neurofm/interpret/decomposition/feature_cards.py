@@ -124,7 +124,7 @@ class FeatureCard:
 def feature_cards(
     latents: Float[np.ndarray, "window token latent"] | Float[Tensor, "window token latent"],
     batch: Batch,
-    times: Float[np.ndarray, " token"] | Float[Tensor, " token"],
+    times: Float[np.ndarray, " moment"] | Float[Tensor, " moment"],
     *,
     which: Sequence[int] | None = None,
     n_cards: int = 5,

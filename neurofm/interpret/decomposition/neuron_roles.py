@@ -26,7 +26,7 @@ ENRICHMENT, ORTHOGONAL, DEPLETION = "enrichment", "orthogonal", "depletion"
 
 @takes_either
 def cosines(
-    a: Float[np.ndarray, "neuron dim"], b: Float[np.ndarray, "neuron dim"]
+    a: Float[np.ndarray, "neuron dim"], b: Float[np.ndarray, "other out"]
 ) -> Float[np.ndarray, " neuron"]:
     """Of rows with rows; NaN where one is zero."""
     if a.shape != b.shape:
@@ -76,7 +76,7 @@ class NeuronRoles:
 
 def neuron_roles(
     weights_in: Float[np.ndarray, "neuron dim"],
-    weights_out: Float[np.ndarray, "neuron dim"],
+    weights_out: Float[np.ndarray, "other out"],
     *,
     gate: Float[np.ndarray, "neuron dim"] | None = None,
 ) -> NeuronRoles:

@@ -251,7 +251,8 @@ def train_autoencoder(
     if run.edges:
         autoencoder.threshold.fill_(torch.stack(run.edges).mean())
     course = torch.stack(run.course).cpu().double().numpy()
-    return Training(*course.T, run.n_samples, batches.n_dropped, limit)
+    missed, spoke, dead = course.T
+    return Training(missed, spoke, dead, run.n_samples, batches.n_dropped, limit)
 
 
 @torch.no_grad()
@@ -348,4 +349,4 @@ class _Run:
     @torch.no_grad()
     def norm(self) -> None:
         if not self.net.rescale:
-            self.net.decoder /= self.net.norms.clamp(min=1e-12)[:, None]
+            self.net.decoder.div_(self.net.norms.clamp(min=1e-12)[:, None])

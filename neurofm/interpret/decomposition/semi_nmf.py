@@ -18,7 +18,7 @@ from scipy.linalg import cho_factor, cho_solve
 from sklearn.cluster import KMeans
 
 from neurofm.interpret.arrays import takes_either
-from neurofm.shapes import Float
+from neurofm.shapes import Float, Int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ class SemiNMF:
     loss: Float[np.ndarray, " iteration"]
     sparsity: float | None
 
-    def top_samples(self, n: int = 10) -> Float[np.ndarray, "feature n"]:
+    def top_samples(self, n: int = 10) -> Int[np.ndarray, "feature sample"]:
         """Samples that have most of each feature."""
         return np.argsort(-self.weights, axis=0, kind="stable")[:n].T
 

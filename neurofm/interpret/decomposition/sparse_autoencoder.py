@@ -54,6 +54,9 @@ class SparseAutoencoder(nn.Module):
         seed: Of the initial directions.
     """
 
+    scale: Tensor
+    threshold: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -97,7 +100,7 @@ class SparseAutoencoder(nn.Module):
                 f"SparseAutoencoder: inputs have {x.shape[-1]} features, expected {self.dim}: made "
                 "for another site?"
             )
-        scaled = x * cast(Tensor, self.scale) - self.decoder_bias
+        scaled = x * self.scale - self.decoder_bias
         return (scaled @ self.encoder + self.encoder_bias).to(x.dtype)
 
     def encode(
@@ -125,12 +128,12 @@ class SparseAutoencoder(nn.Module):
         """The rule of `select` on pre-activations of x."""
         norms = self.norms if self.rescale else None
         if self.select == "top_afa":
-            length = (x * cast(Tensor, self.scale) - self.decoder_bias).norm(dim=1)
+            length = (x * self.scale - self.decoder_bias).norm(dim=1)
             return cast(Tensor, top_afa(pre, self.norms, length)[0])
         if self.select == "batch_topk":
             if self.training:
                 return batch_top_k(pre, self.k, norms=norms)
-            threshold = float(cast(Tensor, self.threshold))
+            threshold = float(self.threshold)
             if threshold != threshold:
                 raise ValueError(
                     "SparseAutoencoder: select='batch_topk' has no threshold yet, which training "
@@ -144,7 +147,7 @@ class SparseAutoencoder(nn.Module):
 
     def decode(self, latents: Float[Tensor, "*batch latent"]) -> Float[Tensor, "*batch dim"]:
         """From latents to the units of the input."""
-        return (latents @ self.decoder + self.decoder_bias) / cast(Tensor, self.scale)
+        return (latents @ self.decoder + self.decoder_bias) / self.scale
 
     def sparse(
         self, pre: Float[Tensor, "sample latent"], weight: Float[Tensor, "sample latent"] | None
@@ -166,7 +169,7 @@ class SparseAutoencoder(nn.Module):
     ) -> Float[Tensor, "sample dim"]:
         """`decode` of few latents: only their rows of the decoder are touched."""
         total = F.embedding_bag(index, self.decoder, per_sample_weights=kept, mode="sum")
-        return (total + self.decoder_bias) / cast(Tensor, self.scale)
+        return (total + self.decoder_bias) / self.scale
 
     @property
     def gathers(self) -> bool:

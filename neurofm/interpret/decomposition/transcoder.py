@@ -132,7 +132,8 @@ def train_transcoder(
     rate = learning_rate(transcoder.n_latents) if lr is None else lr
     descend(transcoder, batches, loss, steps=steps, lr=rate)
     values = torch.stack(course).double().numpy()
-    return Training(*values.T, seen, batches.n_dropped, limit)
+    missed, spoke, dead_share = values.T
+    return Training(missed, spoke, dead_share, seen, batches.n_dropped, limit)
 
 
 @takes_either_by_torch
