@@ -110,3 +110,14 @@ def headline(figure: Figure, text: str) -> None:
     width = max(20, int(figure.get_figwidth() * 11.5))
     lines = textwrap.fill(text, width)
     figure.suptitle(lines, fontsize=10.5, fontweight="bold", x=0.01, ha="left")
+
+
+def legend(axes: Axes, entries: int) -> None:
+    """Names of what is drawn: none for one, beside the axes if there are many."""
+    if entries > 5:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        figure = axes.figure
+        if isinstance(figure, Figure):
+            figure.set_figwidth(figure.get_figwidth() + 1.6)
+    elif entries > 1:
+        axes.legend(loc="best")

@@ -1,6 +1,14 @@
 """Results as tables, figures and one self-contained HTML page."""
 
-from neurofm.figures.topography import plot_topographies, plot_topography
+from neurofm.figures import (
+    plot_curves,
+    plot_layer_scores,
+    plot_rdm,
+    plot_scores,
+    plot_spectrum,
+    plot_topographies,
+    plot_topography,
+)
 from neurofm.report.brains import plot_glass, plot_slices, plot_surface
 from neurofm.report.codebook import plot_explained
 from neurofm.report.encoding import (
@@ -21,10 +29,7 @@ from neurofm.report.plots import (
     plot_band_error,
     plot_code_usage,
     plot_confusion,
-    plot_curves,
     plot_reconstruction,
-    plot_scores,
-    plot_spectrum,
 )
 from neurofm.report.predictions import plot_confusions, plot_reliability
 from neurofm.report.ranks import plot_critical_difference, plot_rank_table
@@ -32,7 +37,6 @@ from neurofm.report.report import Picture, Report, Section, Table, load_report
 from neurofm.report.retrieval import plot_retrieval_over_time, plot_search_scores
 from neurofm.report.runs import read_run
 from neurofm.report.share_curves import ShareCurve, plot_share_curves
-from neurofm.report.similarity import plot_layer_scores, plot_rdm
 from neurofm.report.trends import Trend, plot_cost, plot_learning_curves
 
 __all__ = [

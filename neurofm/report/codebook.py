@@ -12,9 +12,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from neurofm.figures import plot_curves
 from neurofm.figures.style import INK, color, single, styled
 from neurofm.metrics import EEG_BANDS
-from neurofm.report.plots import plot_curves
 from neurofm.report.report import Report
 
 Curves = Mapping[str, tuple[list[float], list[float]]]

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from neurofm import metrics, stats
-from neurofm.report.plots import plot_confusion, plot_scores
+from neurofm.figures import plot_scores
+from neurofm.report.plots import plot_confusion
 from neurofm.report.predictions import plot_reliability
 from neurofm.report.report import Report
 from neurofm.types import Result

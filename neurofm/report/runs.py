@@ -17,9 +17,9 @@ import yaml
 from matplotlib.figure import Figure
 
 from neurofm import cards
+from neurofm.figures import plot_curves, plot_scores
 from neurofm.report.codebook import about_codes, add_codebook
 from neurofm.report.decoded import add_predictions
-from neurofm.report.plots import plot_curves, plot_scores
 from neurofm.report.report import Report, load_report
 from neurofm.types import Result
 
