@@ -44,7 +44,7 @@ from neurofm.interpret.similarity.shape import shape_distance
 from neurofm.shapes import Float
 from neurofm.types import RDM, Result
 
-Patterns = Float[np.ndarray, "condition p"]
+Patterns = Float[np.ndarray, "_ _"]  # condition p, of any width
 ALWAYS = (
     "people who saw stimuli in the same order share noise, which raises ceilings and scores alike.",
 )
@@ -168,7 +168,8 @@ def compare_brain_network(
     Raises:
         ValueError: Conditions that a person lacks, layers of another number of rows.
     """
-    first = next(iter(people.values()), None)
+    everybody: list[Activations | RDM] = [*people.values()]
+    first = everybody[0] if everybody else None
     if first is None or not len(layers.data if isinstance(layers, Activations) else layers):
         raise ValueError("compare_brain_network: needs at least one layer and one person.")
     caveats = list(ALWAYS)
@@ -259,7 +260,7 @@ def _person(
     cells, cell = condition_means(x, list(zip(runs, labels, strict=True)))
     place = {one: i for i, one in enumerate(cell)}
     by_run = cells[[place[r, c] for r in dict.fromkeys(runs) for c in names]]
-    return found, by_run.reshape(-1, len(names), x.shape[1])
+    return found, np.asarray(by_run).reshape(-1, len(names), x.shape[1])
 
 
 def _patterns(

@@ -36,7 +36,7 @@ class Resampled:
         skipped: Samples with fewer than three different conditions, which are NaN.
     """
 
-    by_subject: Float[np.ndarray, "sample model subject"]
+    by_subject: Float[np.ndarray, "_ model subject"]
     scores: Float[np.ndarray, "sample model"]
     ceiling: Float[np.ndarray, "sample 2"]
     skipped: int
@@ -59,7 +59,7 @@ class Resampled:
 
 def resample(
     models: Float[np.ndarray, "model pair"],
-    people: Float[np.ndarray, "subject pair"],
+    people: Float[np.ndarray, "subject _"],
     method: str = "corr",
     *,
     conditions: Int[np.ndarray, "sample condition"] | None = None,
@@ -181,7 +181,7 @@ def _checked(
     n = n_conditions(people.shape[1])
     if n < MIN_CONDITIONS:
         raise ValueError(f"resample: {n} conditions; expected at least {MIN_CONDITIONS}.")
-    return models, people, n, np.isnan(models).any(0) | np.isnan(people).any(0)
+    return models, people, n, np.asarray(np.isnan([*models, *people]).any(axis=0))
 
 
 def n_conditions(n_pairs: int) -> int:

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy import ndimage, sparse
@@ -23,7 +23,7 @@ from scipy.sparse import csgraph
 
 from neurofm.shapes import Bool, Float, Int
 
-Tail = Literal["greater", "two-sided"]
+TAILS = ("greater", "two-sided")
 _CHUNK = 4_000_000  # values of maps held at once
 _GRID = {4: (2, 1), 8: (2, 2), 6: (3, 1), 18: (3, 2), 26: (3, 3)}  # neighbours: axes, reach
 
@@ -106,7 +106,7 @@ def sign_flips(
 
 
 def t_maps(
-    data: Float[np.ndarray, " subject *place"], flips: Float[np.ndarray, "flip subject"]
+    data: Float[np.ndarray, " subject *place"], flips: Float[np.ndarray, "flip _"]
 ) -> Float[np.ndarray, " flip *place"]:
     """t of the mean of people against zero under each pattern of signs; 0 where all agree."""
     x = np.asarray(data, dtype=np.float64)
@@ -152,9 +152,9 @@ def share_above(
 
 def max_t(
     data: Float[np.ndarray, " subject *place"],
-    flips: Float[np.ndarray, "flip subject"],
+    flips: Float[np.ndarray, "flip _"],
     *,
-    tail: Tail = "greater",
+    tail: str = "greater",
 ) -> MapTest:
     """Every place against the largest t of each pattern of signs."""
     _check_tail(tail)
@@ -168,11 +168,11 @@ def max_t(
 
 def cluster_test(
     data: Float[np.ndarray, " subject *place"],
-    flips: Float[np.ndarray, "flip subject"],
+    flips: Float[np.ndarray, "flip _"],
     *,
     threshold: float | int,
     neighbours: Any = None,
-    tail: Tail = "greater",
+    tail: str = "greater",
 ) -> MapTest:
     """Neighbouring places above a threshold in t, by the sum of their t.
 
@@ -212,10 +212,10 @@ def cluster_test(
 
 def tfce_test(
     data: Float[np.ndarray, " subject *place"],
-    flips: Float[np.ndarray, "flip subject"],
+    flips: Float[np.ndarray, "flip _"],
     *,
     neighbours: Any = None,
-    tail: Tail = "greater",
+    tail: str = "greater",
     extent: float | int = 0.5,
     height: float | int = 2.0,
     step: float | int = 0.1,
@@ -258,7 +258,13 @@ def tfce(
 
 
 def _enhanced(
-    maps: np.ndarray, graph: Any, tail: str, *, extent: float, height: float, step: float
+    maps: np.ndarray,
+    graph: Any,
+    tail: str,
+    *,
+    extent: float | int,
+    height: float | int,
+    step: float | int,
 ) -> np.ndarray:
     if not step > 0:
         raise ValueError(f"tfce: steps of {step}, expected above 0.")
@@ -294,7 +300,7 @@ def _has_data(flips: np.ndarray) -> bool:
 
 
 def _check_tail(tail: str) -> None:
-    if tail not in ("greater", "two-sided"):
+    if tail not in TAILS:
         raise ValueError(f"tail {tail!r}: expected 'greater' or 'two-sided'.")
 
 

@@ -78,7 +78,7 @@ class LayerTime:
             title=f"{self.n_conditions} stimuli, {len(self.scores)} people",
             unit=f"similarity of RDMs ({self.method})",
             rows=self.layers,
-            columns=self.times,
+            columns=self.times.tolist(),
             xlabel="time (s)",
             ceiling=ceiling if np.isfinite(self.ceiling).all() else None,
             significant=None if self.test is None else self.test.significant(),

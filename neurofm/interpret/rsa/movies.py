@@ -88,7 +88,7 @@ class Movie:
 
 
 def movie(
-    epochs: Float[np.ndarray, "trial channel time"],
+    epochs: np.ndarray,
     conditions: Sequence[Hashable],
     runs: Sequence[Hashable] | None = None,
     *,
@@ -102,6 +102,7 @@ def movie(
     """An RDM for every moment.
 
     Args:
+        epochs: `trial channel time`.
         conditions: Of each trial.
         runs: Of each trial; needed for "crossnobis", which trials of one run would inflate.
         times: Seconds of each sample; numbers if not given.

@@ -114,10 +114,8 @@ def compare_beyond(
     first = next(iter(people.values()))
     for other in (*models.values(), *people.values(), *controls.values()):
         same_conditions(first, other)
-    x, y, z = _ready(
-        *(np.stack([one.values for one in group.values()]) for group in (models, people, controls)),
-        method,
-    )
+    stacks = [np.stack([m.values for m in group.values()]) for group in (models, people, controls)]
+    x, y, z = _ready(stacks[0], stacks[1], stacks[2], method)
     left, right = _without(x, z), _without(y, z)
     n = len(first.labels)
     orders = draw_permutations(n, n_permutations, generator=generator)

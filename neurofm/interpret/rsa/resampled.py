@@ -155,9 +155,9 @@ def similarities(
 
 
 def ceilings(
-    gram: Float[np.ndarray, "sample subject other"],
-    scale: Float[np.ndarray, "sample subject"],
-    people: Float[np.ndarray, "sample subject"],
+    gram: Float[np.ndarray, "_ subject other"],
+    scale: Float[np.ndarray, "_ subject"],
+    people: Float[np.ndarray, "_ subject"],
 ) -> Float[np.ndarray, "sample bound"]:
     """Lower and upper noise ceiling of each sample.
 

@@ -205,7 +205,7 @@ def _products(
     n = n_conditions(both.shape[1])
     counts = np.zeros((1, n))
     counts[0, slice(None) if conditions is None else conditions] = 1.0
-    missing = np.isnan(both).any(0)
+    missing = np.asarray(np.isnan(both).any(axis=0))
     gram, scale = resampled.inner_products(
         np.where(missing, 0.0, both), counts, missing, method, n_first=0
     )
