@@ -24,6 +24,7 @@ NAMES = (
     "ridge",
     "braincorl",
     "rdms",
+    "rsa_inference",
     "cka",
     "attributions",
 )
