@@ -25,7 +25,7 @@ def plot_arrangement(
     labels: Sequence[Any] | None = None,
     groups: Sequence[Any] | None = None,
     connected: bool = False,
-    stress: float | None = None,
+    stress: float | int | None = None,
     axes_labels: tuple[str, str] | None = None,
 ) -> Figure:
     """Points whose distances mean something, such as those of multidimensional scaling.

@@ -25,8 +25,8 @@ def plot_curves(
     title: str,
     ylabel: str,
     xlabel: str = "training step",
-    references: Mapping[str, float] | None = None,
-    ceiling: tuple[float, float] | None = None,
+    references: Mapping[str, float | int] | None = None,
+    ceiling: tuple[float | int, float | int] | None = None,
     significant: Mapping[str, Any] | None = None,
     log: bool = False,
 ) -> Figure:
@@ -70,12 +70,12 @@ def plot_curves(
 @styled
 def plot_spectrum(
     signals: Mapping[str, Float[np.ndarray, "channel time"]],
-    sfreq: float,
+    sfreq: float | int,
     *,
     title: str,
     unit: str = "µV",
-    high: float | None = None,
-    bands: Mapping[str, tuple[float, float]] | None = None,
+    high: float | int | None = None,
+    bands: Mapping[str, tuple[float | int, float | int]] | None = None,
 ) -> Figure:
     """Power spectral density, mean over channels (Welch, 2-s windows).
 
@@ -102,9 +102,9 @@ def plot_spectra(
     *,
     title: str,
     ylabel: str,
-    high: float | None = None,
-    bands: Mapping[str, tuple[float, float]] | None = None,
-    mark: float | None = None,
+    high: float | int | None = None,
+    bands: Mapping[str, tuple[float | int, float | int]] | None = None,
+    mark: float | int | None = None,
     log: bool = True,
 ) -> Figure:
     """Spectra that are known already.
@@ -128,7 +128,9 @@ def plot_spectra(
         values, *ends = (np.asarray(each, dtype=float)[keep] for each in (values, *ends))
         axes.plot(frequency[keep], values, color=color(i), label=name)
         if len(ends) == 2:
-            axes.fill_between(frequency[keep], *ends, color=color(i), alpha=0.18, linewidth=0)
+            axes.fill_between(
+                frequency[keep], ends[0], ends[1], color=color(i), alpha=0.18, linewidth=0
+            )
     if log:
         axes.set_yscale("log")
     for i, (name, (low, upper)) in enumerate((bands or {}).items()):
@@ -165,12 +167,12 @@ def plot_spectra(
 @styled
 def plot_traces(
     signals: Mapping[str, Float[np.ndarray, "channel time"]],
-    sfreq: float,
+    sfreq: float | int,
     *,
     names: Sequence[str],
     title: str,
     unit: str = "µV",
-    start_s: float = 0.0,
+    start_s: float | int = 0.0,
 ) -> Figure:
     """Signals over each other, channel below channel, with one scale bar for all.
 

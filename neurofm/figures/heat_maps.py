@@ -34,7 +34,7 @@ def plot_matrix(
     xlabel: str = "",
     ylabel: str = "",
     signed: bool | None = None,
-    limits: tuple[float, float] | None = None,
+    limits: tuple[float | int, float | int] | None = None,
     outlined: Bool[np.ndarray, "row column"] | None = None,
     written: bool | None = None,
     square: bool | None = None,
@@ -157,7 +157,7 @@ def plot_score_map(
     xlabel: str,
     ylabel: str = "layer",
     ceiling: tuple[Any, Any] | None = None,
-    chance: float | None = 0.0,
+    chance: float | int | None = 0.0,
     significant: Bool[np.ndarray, "row column"] | None = None,
     signed: bool | None = None,
 ) -> Figure:
@@ -264,7 +264,7 @@ def _table(who: str, values: np.ndarray, inside: np.ndarray | None) -> np.ndarra
 
 
 def _scale(
-    values: np.ndarray, signed: bool | None, limits: tuple[float, float] | None
+    values: np.ndarray, signed: bool | None, limits: tuple[float | int, float | int] | None
 ) -> tuple[float, float, str]:
     """Ends of the colour scale and its colours."""
     known = values[np.isfinite(values)]

@@ -31,7 +31,7 @@ def plot_scores(
     *,
     title: str,
     xlabel: str = "balanced accuracy",
-    chance: float | None = None,
+    chance: float | int | None = None,
     points: Mapping[str, Any] | None = None,
     percent: bool = True,
 ) -> Figure:
@@ -114,13 +114,13 @@ def plot_scores(
 
 @styled
 def plot_bars(
-    values: Mapping[str, float] | Mapping[str, Mapping[str, float]],
+    values: Mapping[str, float | int] | Mapping[str, Mapping[str, float | int]],
     *,
     title: str,
     unit: str,
     intervals: Mapping[str, Any] | None = None,
-    ceiling: tuple[float, float] | None = None,
-    chance: float | None = None,
+    ceiling: tuple[float | int, float | int] | None = None,
+    chance: float | int | None = None,
     marks: Mapping[str, Any] | None = None,
     xlabel: str = "",
 ) -> Figure:
