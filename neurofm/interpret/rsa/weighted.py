@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import nnls
 
+from neurofm import stats
 from neurofm.interpret.rsa import resampled
 from neurofm.interpret.rsa.bootstrap import n_conditions
 from neurofm.interpret.rsa.comparators import same_conditions
@@ -54,12 +55,10 @@ class WeightedModel:
 
     def results(self) -> list[Result]:
         """The sum first, then its parts; intervals are missing with fewer than three people."""
-        from neurofm.stats import bootstrap_interval
-
         rows = {"weighted sum": self.scores, **dict(zip(self.models, self.alone, strict=True))}
         found = []
         for name, values in rows.items():
-            low, high = bootstrap_interval(values) if len(values) > 2 else (None, None)
+            low, high = stats.bootstrap_interval(values) if len(values) > 2 else (None, None)
             detail: dict[str, Any] = {"values": values.tolist(), "folds": self.n_folds}
             if name in self.models:
                 detail["weight"] = float(self.weights[:, self.models.index(name)].mean())
