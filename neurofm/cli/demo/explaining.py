@@ -156,7 +156,7 @@ def _similarity(
     for site in sites:
         means, _ = condition_means(found.patterns(site), conditions)
         name = "tokenizer" if site.startswith("tokenizer") else site.replace("blocks.", "block ")
-        patterns[name] = means
+        patterns[name] = np.asarray(means)
     x = np.concatenate([batch.x.numpy() for batch in batches])
     power = band_power(x, windows.sfreq, {b: _REMOVED[b] for b in ("mu", "beta")})
     eeg, _ = condition_means(power.reshape(len(power), -1), conditions)
