@@ -83,7 +83,37 @@ class _Watcher(Callback):
         self.end()
 
 
-class MassiveActivationMonitor(_Watcher):
+class _StepWatcher(_Watcher):
+    """Looks at every so many training steps."""
+
+    def stepped(self, trainer: Trainer, pl_module: LightningModule, *, looked: bool) -> None:
+        """What is done after each step; written by the kinds of watchers."""
+        raise NotImplementedError
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at this step, if it is its turn."""
+        self._step = trainer.global_step
+        if self._step % self.every_n_steps == 0:
+            self.begin(pl_module)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Take the hooks out, and hand on what was seen."""
+        looked = self._open is not None
+        if looked:
+            self.end(complete=True)
+        self.stepped(trainer, pl_module, looked=looked)
+
+
+class MassiveActivationMonitor(_StepWatcher):
     """Largest magnitudes over the median at hidden states, and how many are massive.
 
     Args:
@@ -126,32 +156,16 @@ class MassiveActivationMonitor(_Watcher):
             f"{name}/outliers": float(found.outlier.sum()),
         }
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Look at this step, if it is its turn."""
-        self._step = trainer.global_step
-        if self._step % self.every_n_steps == 0:
-            self.begin(pl_module)
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def stepped(self, trainer: Trainer, pl_module: LightningModule, *, looked: bool) -> None:
         """Log what was seen."""
-        if self._open is None:
+        if not looked:
             return
-        self.end(complete=True)
         row, self._row = self._row, {}
         self.history.rows.append(row | {"step": float(self._step)})
         pl_module.log_dict({f"massive/{key}": value for key, value in row.items()}, on_step=True)
 
 
-class NotFiniteMonitor(_Watcher):
+class NotFiniteMonitor(_StepWatcher):
     """Where NaN and infinite activations begin: counts per site and step.
 
     On an accelerator the counts stay there until `flush_every` steps, the end, or an error, so that
@@ -178,25 +192,8 @@ class NotFiniteMonitor(_Watcher):
             counts = torch.stack([value.isnan().sum(), value.isinf().sum()])
             self._pending.append((self._step, context.site, counts))
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Look at this step, if it is its turn."""
-        self._step = trainer.global_step
-        if self._step % self.every_n_steps == 0:
-            self.begin(pl_module)
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
+    def stepped(self, trainer: Trainer, pl_module: LightningModule, *, looked: bool) -> None:
         """Read the counts from time to time."""
-        if self._open is not None:
-            self.end(complete=True)
         if trainer.global_step % self.flush_every == 0:
             self.flush()
             total = {f"not_finite/{k}": float(sum(v)) for k, v in self.totals.items()}
