@@ -1,5 +1,6 @@
 """A planted causal site is found; what is known exactly comes out exactly."""
 
+import copy
 import fnmatch
 import importlib.util
 from pathlib import Path
@@ -272,3 +273,20 @@ def test_bad_input_is_explained(pair, change, message):
             **given,
         )
     assert not hooks(model)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_before_an_activation_in_place_are_those_of_the_plain_one(frozen: bool) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+    sudden = copy.deepcopy(plain)
+    sudden[1] = nn.ReLU(inplace=True)
+    for model in (plain, sudden):
+        model.requires_grad_(not frozen)
+    x = torch.randn(3, 4, dtype=torch.double)
+    (_, values, slopes), (_, known, right) = (
+        causal.gradients_at(model, x, ["0"], lambda out: out[:, 0]) for model in (sudden, plain)
+    )
+    torch.testing.assert_close(values["0"][0], known["0"][0])
+    torch.testing.assert_close(slopes["0"][0], right["0"][0])
+    assert (values["0"][0] < 0).any()

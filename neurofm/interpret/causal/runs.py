@@ -88,10 +88,9 @@ def gradients_at(
     kept: dict[str, list[Tensor]] = {site: [] for site in sites}
 
     def reach(value: Tensor, context: Context) -> Tensor:
-        # A copy on the way: the gradient of what goes on from here.
         value = value.clone() if value.requires_grad else value.detach().clone().requires_grad_()
         kept[context.site].append(value)
-        return value
+        return value.clone()  # the next module may be an in-place activation
 
     with still(model, gradients=True), patched(model, dict.fromkeys(kept, reach)):
         with around or nullcontext():
