@@ -187,11 +187,12 @@ def _rdms(
         z = by_place[index]  # centre place (run condition)
         gram = _gram(z, n_runs, n, size, None if noise is None else noise[index], inside)
         if metric == "correlation":
+            squares = np.diagonal(gram, axis1=1, axis2=2).copy()
             total = z.sum(1)
             gram -= total[:, :, None] * total[:, None, :] / size[:, None, None]
             own = np.diagonal(gram, axis1=1, axis2=2)
             # What rounding leaves of a constant pattern is no pattern.
-            constant = own <= 1e-13 * np.einsum("cpk,cpk->ck", z, z, optimize=True)
+            constant = own <= 1e-13 * squares
             length = np.sqrt(np.where(constant, np.nan, own))
             yield 1 - gram[:, *upper] / (length[:, upper[0]] * length[:, upper[1]])
         else:
