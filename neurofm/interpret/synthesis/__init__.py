@@ -1,0 +1,48 @@
+"""Feature synthesis: signals and images that a network, or a part of it, answers to most."""
+
+from neurofm.interpret.synthesis.images import ImagePrior, image_variation, jitter
+from neurofm.interpret.synthesis.maximise import maximise, random_weights
+from neurofm.interpret.synthesis.objectives import (
+    Direction,
+    Latent,
+    Logit,
+    Objective,
+    Pattern,
+    Unit,
+    Weighted,
+)
+from neurofm.interpret.synthesis.regularisers import (
+    Amplitude,
+    Covariance,
+    LogSpectrum,
+    Transforms,
+    Variation,
+)
+from neurofm.interpret.synthesis.result import Synthesis, Tuning
+from neurofm.interpret.synthesis.signals import Prior, SpatialPrior, SpectralPrior, TimePrior
+
+__all__ = [
+    "Amplitude",
+    "Covariance",
+    "Direction",
+    "ImagePrior",
+    "Latent",
+    "LogSpectrum",
+    "Logit",
+    "Objective",
+    "Pattern",
+    "Prior",
+    "SpatialPrior",
+    "SpectralPrior",
+    "Synthesis",
+    "TimePrior",
+    "Transforms",
+    "Tuning",
+    "Unit",
+    "Variation",
+    "Weighted",
+    "image_variation",
+    "jitter",
+    "maximise",
+    "random_weights",
+]
