@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from neurofm.interpret.synthesis import SpatialPrior, SpectralPrior, TimePrior, Unit, maximise
+from neurofm.interpret.synthesis import (
+    Amplitude,
+    Covariance,
+    Direction,
+    GeneratorPrior,
+    ImagePrior,
+    Latent,
+    Logit,
+    LogSpectrum,
+    SpatialPrior,
+    SpectralPrior,
+    TimePrior,
+    Transforms,
+    Unit,
+    Variation,
+    image_variation,
+    invert,
+    jitter,
+    maximise,
+    multifaceted,
+)
 
 SFREQ, TIMES, CHANNELS = 100.0, 100, 5
 PLANTED = ((2, 10.0), (4, 20.0), (0, 6.0))  # channel and Hz of each unit
@@ -117,3 +138,227 @@ def test_a_pure_tone_beyond_all_real_windows_is_flagged(model: Tuned, real: Tens
     assert found.flagged and not found.realistic and "CAUTION" in str(found)
     usual = dataclasses.replace(found, unlikeness=found.real_unlikeness[:1])
     assert usual.realistic and not usual.flagged
+
+
+def test_every_objective_finds_what_it_is_told(model: Tuned, real: Tensor) -> None:
+    prior = SpectralPrior.of(real, sfreq=SFREQ, band=(1, 40))
+    settings = {**FAST, "windows": real, "steps": 20, "control": "none"}
+    with torch.no_grad():
+        model.readout.weight.copy_(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+    cases = {
+        "logit": (Logit(0, against=1), 10.0),
+        "direction": (Direction("energy", torch.tensor([0.0, 0.0, 1.0]), axis=1), 6.0),
+        "latent": (Latent("energy", Flipped(), 2, axis=1), 10.0),
+        "sum": (2 * Unit("energy", 2, axis=1) - Unit("energy", 0, axis=1), 6.0),
+    }
+    for name, (objective, hertz) in cases.items():
+        found = maximise(model, objective, prior, **settings)
+        assert abs(found.peak_hz - hertz) <= 1, name
+        assert found.best == pytest.approx(found.values.max())
+
+
+class Flipped:
+    """A dictionary whose latents are the units in reverse order."""
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        return x.flip(-1)
+
+
+def test_the_spatial_prior_gives_the_pattern_of_a_filter() -> None:
+    """The best signal under a root of the covariance is the covariance times the weights."""
+    generator = torch.Generator().manual_seed(3)
+    mixing = torch.randn(4, 4, generator=generator)
+    real = mixing @ torch.randn(32, 4, 64, generator=generator)
+    weights = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    model = Filter(weights)
+    prior = SpatialPrior.of(real, spectral=False)
+    found = maximise(
+        model, Logit(0), prior, windows=real, steps=80, restarts=1, lr=0.2, control="none",
+        transforms=None,
+    )  # fmt: skip
+    covariance = torch.einsum("wct,wdt->cd", real, real)
+    pattern = (covariance @ weights).numpy()
+    course = found.signals[0] @ np.sign(np.arange(64) % 2 - 0.5)
+    assert np.corrcoef(course, pattern)[0, 1] ** 2 > 0.98
+
+
+class Filter(nn.Module):
+    """Alternating course of one spatial filter."""
+
+    def __init__(self, weights: Tensor) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        sign = torch.arange(x.shape[-1]) % 2 - 0.5
+        return (self.weights @ x @ sign)[:, None]
+
+
+def test_regularisers_and_transforms_are_about_one_for_real_windows(real: Tensor) -> None:
+    for regulariser in (
+        Amplitude.of(real),
+        Variation.of(real),
+        LogSpectrum.of(real, sfreq=SFREQ, band=(1, 40)),
+        Covariance.of(real),
+    ):
+        assert float(regulariser(real).mean()) == pytest.approx(1, abs=0.3)
+        assert float(regulariser(3 * real).mean()) > 1.5
+    pairs = torch.tensor([[0, 1], [1, 2]])
+    rms = real.square().mean((0, 2)).sqrt()
+    flat = (rms[:, None] * torch.ones(CHANNELS, TIMES))[None]
+    assert float(Variation(rms, 1.0, pairs)(flat)) == pytest.approx(0, abs=1e-5)
+    generator = torch.Generator().manual_seed(0)
+    changed = Transforms(noise=0, dropout=0, scale=0, shift=0.1)(real, generator)
+    assert torch.equal(changed.sort(-1).values, real.sort(-1).values)
+    silent = Transforms(noise=0, dropout=0.5)(real, generator).abs().amax(-1) == 0
+    assert 0.3 < float(silent.float().mean()) < 0.7
+
+
+def test_a_regulariser_keeps_signals_quiet(model: Tuned, real: Tensor) -> None:
+    prior = SpectralPrior.of(real, sfreq=SFREQ, band=(1, 40))
+    settings = {**FAST, "windows": real, "steps": 20, "control": "none"}
+    free = maximise(model, Unit("energy", 0, axis=1), prior, **settings)
+    held = maximise(
+        model,
+        Unit("energy", 0, axis=1),
+        prior,
+        **settings,
+        regularisers=[(1e4, Amplitude.of(real))],
+    )
+    assert np.square(held.signals).mean() < 0.2 * np.square(free.signals).mean()
+
+
+class Picture(nn.Module):
+    """A unit that likes a bright disc on a dark ground, centred anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        at = torch.arange(9.0) - 4
+        disc = (at[:, None] ** 2 + at**2 <= 9).float()
+        self.kernel = nn.Parameter((disc - disc.mean())[None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        grey = x.mean(1, keepdim=True)
+        return nn.functional.conv2d(grey, self.kernel).flatten(1).logsumexp(1, keepdim=True)
+
+
+def test_a_planted_image_comes_back() -> None:
+    model = Picture()
+    found = maximise(
+        model, Logit(0), ImagePrior(16, 16, channels=1), steps=40, restarts=2, lr=0.2,
+        transforms=jitter(1), regularisers=[(0.1, image_variation)], control="none",
+    )  # fmt: skip
+    image = torch.from_numpy(found.signals[0])
+    match = nn.functional.conv2d(image[None], model.kernel)[0, 0]
+    row, column = divmod(int(match.argmax()), match.shape[1])
+    patch = image[0, row : row + 9, column : column + 9].flatten()
+    assert np.corrcoef(patch.numpy(), model.kernel.detach().flatten().numpy())[0, 1] > 0.8
+    assert found.signals.min() >= 0 and found.signals.max() <= 1
+    assert found.plot().axes
+    with pytest.raises(ValueError, match="no spectrum"):
+        found.spectrum()
+
+
+def test_codes_of_a_generator_stay_in_range_and_find_the_planted_one(
+    model: Tuned, real: Tensor
+) -> None:
+    time = torch.arange(TIMES) / SFREQ
+    atoms = torch.zeros(3, CHANNELS, TIMES)
+    for k, (channel, hertz) in enumerate(PLANTED):
+        atoms[k, channel] = 10 * torch.sin(2 * torch.pi * hertz * time)
+    codes = torch.rand(50, 3, generator=torch.Generator().manual_seed(0))
+    prior = GeneratorPrior.of_codes(lambda z: torch.einsum("nk,kct->nct", z, atoms), codes)
+    found = maximise(
+        model, Unit("energy", 1, axis=1) - Unit("energy", 0, axis=1), prior,
+        **{**FAST, "windows": real}, control="none",
+    )  # fmt: skip
+    amplitude = np.abs(found.signals[0]).max(-1)
+    most = 10 * 3 * float(codes[:, 1].std())
+    assert amplitude[4] == pytest.approx(most, rel=0.1) and amplitude[2] < 0.2 * most
+    assert amplitude.max() <= most * 1.001
+
+
+def test_inversion_finds_what_a_site_knows(model: Tuned, real: Tensor) -> None:
+    """Energies at a late layer come back; what the units do not see is lost."""
+    prior = SpectralPrior.of(real, sfreq=SFREQ, band=(1, 40), start=0.5)
+    found = invert(
+        model, "energy", real[:1], prior, windows=real[1:], sfreq=SFREQ, steps=120, restarts=2,
+        lr=0.05,
+    )  # fmt: skip
+    assert found.best > -0.1 and found.best > found.real.max()
+    assert abs(np.corrcoef(found.signals[0, 1], real[0, 1].numpy())[0, 1]) < 0.7
+
+
+class Either(nn.Module):
+    """A unit for 10 Hz on channel 2 or 20 Hz on channel 4, whichever is more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tuned = Tuned().eval()
+        self.code = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.tuned(x)
+        energy = self.tuned.norm(self.tuned.conv(x)).unflatten(1, (-1, 2)).square().sum(2)
+        code = self.code(energy.mean(-1)[:, :2].clamp(min=1e-6).log())
+        return torch.logsumexp(code, 1, keepdim=True)
+
+
+def test_multifaceted_finds_two_planted_facets(real: Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    time = torch.arange(TIMES) / SFREQ
+    windows = pink(60)
+    for k in range(40):
+        channel, hertz = PLANTED[k % 2]
+        phase = 6.28 * float(torch.rand(1, generator=generator))
+        windows[k, channel] += 10 * torch.sin(2 * torch.pi * hertz * time + phase)
+    prior = SpectralPrior.of(windows, sfreq=SFREQ, band=(1, 40))
+    found = multifaceted(
+        Either(), Logit(0), prior, windows, code_site="code", sfreq=SFREQ, n_top=30, n_facets=2,
+        steps=15, lr=0.1,
+    )  # fmt: skip
+    peaks = {(int(f.topography().argmax()), round(f.peak_hz)) for f in found.facets}
+    assert peaks == {(2, 10), (4, 20)}
+    assert sum(found.sizes) + found.dropped == 30 and min(found.sizes) >= 5
+    assert all(len(set(m % 2)) == 1 for m in found.members)
+    assert found.plot().axes and "2 facets" not in str(found)
+    with pytest.raises(ValueError, match="fewer groups"):
+        multifaceted(
+            Either(), Logit(0), prior, windows[:12], code_site="code", sfreq=SFREQ, n_facets=6
+        )
+
+
+def test_diversity_spreads_what_restarts_make(model: Tuned, real: Tensor) -> None:
+    prior = SpectralPrior.of(real, sfreq=SFREQ, band=(1, 40))
+    settings = {**FAST, "windows": real, "control": "none", "restarts": 3, "n_signals": 3}
+
+    def alike(diversity: float) -> float:
+        objective = Unit("energy", 0, axis=1)
+        found = maximise(model, objective, prior, **settings, diversity=diversity)
+        made = model.eval().norm(model.conv(torch.from_numpy(found.signals)))
+        unit = nn.functional.normalize(made.unflatten(1, (-1, 2)).square().sum(2).flatten(1), dim=1)
+        return float((unit @ unit.T).mean().detach())
+
+    assert alike(300.0) < alike(0.0) - 0.1
+
+
+def test_bad_requests_are_refused(model: Tuned, real: Tensor) -> None:
+    prior = SpectralPrior.of(real, sfreq=SFREQ, band=(1, 40))
+    settings = {"windows": real, "sfreq": SFREQ, "steps": 1, "control": "none"}
+    with pytest.raises(ValueError, match="energy"):
+        maximise(model, Unit("enrgy", 0), prior, **settings)
+    with pytest.raises(ValueError, match="no unit 9 of 3"):
+        maximise(model, Unit("energy", 9, axis=1), prior, **settings)
+    with pytest.raises(ValueError, match="the same windows"):
+        maximise(model, Logit(0), SpectralPrior.of(real[:, :3], sfreq=SFREQ), **settings)
+    with pytest.raises(ValueError, match="differentiably"):
+        maximise(model, Logit(0), prior, **settings, run=lambda x: model(x).detach())
+    with pytest.raises(ValueError, match="no frequency"):
+        SpectralPrior.of(real, sfreq=SFREQ, band=(1.2, 1.3))
+    with pytest.raises(ValueError, match="sfreq"):
+        SpectralPrior.of(real)
+    with pytest.raises(ValueError, match="signals between 1 and restarts"):
+        maximise(model, Logit(0), prior, **settings, restarts=2, n_signals=3)
+    with pytest.raises(ValueError, match="NaN"):
+        TimePrior.of(real * torch.nan)
+    assert not model.energy._forward_hooks and model.training

@@ -1,7 +1,10 @@
 """Feature synthesis: signals and images that a network, or a part of it, answers to most."""
 
+from neurofm.interpret.synthesis.generator import GeneratorPrior, tokenizer_prior
 from neurofm.interpret.synthesis.images import ImagePrior, image_variation, jitter
+from neurofm.interpret.synthesis.inversion import invert, pattern_of
 from neurofm.interpret.synthesis.maximise import maximise, random_weights
+from neurofm.interpret.synthesis.multifaceted import Facets, multifaceted
 from neurofm.interpret.synthesis.objectives import (
     Direction,
     Latent,
@@ -25,6 +28,8 @@ __all__ = [
     "Amplitude",
     "Covariance",
     "Direction",
+    "Facets",
+    "GeneratorPrior",
     "ImagePrior",
     "Latent",
     "LogSpectrum",
@@ -42,7 +47,11 @@ __all__ = [
     "Variation",
     "Weighted",
     "image_variation",
+    "invert",
     "jitter",
     "maximise",
+    "multifaceted",
+    "pattern_of",
     "random_weights",
+    "tokenizer_prior",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from neurofm.figures.style import INK, MUTED, color, headline, styled
 from neurofm.figures.topography import draw_topography
 
 if TYPE_CHECKING:
+    from neurofm.interpret.synthesis.multifaceted import Facets
     from neurofm.interpret.synthesis.result import Synthesis
 
 _FEWEST, _SHOWN, _IMAGES = 4, 8, 6
@@ -152,4 +154,24 @@ def _plot_images(found: Synthesis) -> Figure:
         axes.set_title(title, loc="center", fontsize=9)
     _climb(panels[-1], found)
     headline(figure, str(found))
+    return figure
+
+
+@styled
+def plot_facets(found: Facets) -> Figure:
+    """A row per facet: start, signal and spectrum."""
+    n = len(found.facets)
+    known = found.facets[0].sensors is not None
+    figure = Figure(figsize=(10.4, 2.3 * n + 0.5), layout="constrained")
+    rows = figure.subplots(n, 3, squeeze=False)
+    for axes, facet, start, size in zip(rows, found.facets, found.starts, found.sizes, strict=True):
+        _traces(axes[0], replace(facet, signals=start[None]))
+        axes[0].set_title(f"start: mean of a group of {size} windows")
+        _traces(axes[1], facet)
+        axes[1].set_title(f"objective {facet.best:.3g}")
+        if known:
+            _spectrum(axes[2], facet)
+        else:
+            axes[2].set_axis_off()
+    headline(figure, f"{n} facets of {found.facets[0].objective}; {found.dropped} windows left out")
     return figure

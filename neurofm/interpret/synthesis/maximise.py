@@ -356,7 +356,7 @@ def _real_scores(search: _Search, objective: Objective, x: Tensor) -> np.ndarray
     if x.shape[1:] != shape:
         raise ValueError(
             f"maximise: windows of {tuple(x.shape[1:])} for signals of {tuple(shape)}; make the "
-            "prior `of` the same windows."
+            "prior of the same windows."
         )
     return search.scores(objective, x)
 

@@ -26,7 +26,7 @@ _FLOOR = 1e-6  # of the variance, where logarithms and inverses are taken
 
 @dataclass(frozen=True)
 class Amplitude:
-    """Mean square in units of real windows."""
+    """Mean square around the mean of each channel, in units of real windows."""
 
     rms: Float[Tensor, " channel"]
 
@@ -37,7 +37,8 @@ class Amplitude:
 
     def __call__(self, x: Float[Tensor, "signal channel time"]) -> Float[Tensor, " signal"]:
         """Of each signal."""
-        return (x / _safe(self.rms)[:, None]).square().mean((1, 2))
+        z = (x - x.mean(-1, keepdim=True)) / _safe(self.rms)[:, None]
+        return z.square().mean((1, 2))
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ class Covariance:
     """Mahalanobis norm: power in directions in which real channels hardly vary is dear.
 
     Args:
-        precision: Inverse covariance of the channels.
+        precision: Inverse covariance of the channels over time.
     """
 
     precision: Float[Tensor, "channel channel"]
@@ -147,6 +148,7 @@ class Covariance:
 
     def __call__(self, x: Float[Tensor, "signal channel time"]) -> Float[Tensor, " signal"]:
         """Of each signal, mean over channels and samples."""
+        x = x - x.mean(-1, keepdim=True)
         return torch.einsum("sct,cd,sdt->s", x, self.precision, x) / (x.shape[1] * x.shape[2])
 
 
