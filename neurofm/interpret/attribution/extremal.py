@@ -165,7 +165,7 @@ def extremal_perturbation(
     masks = []
     strength = 0.3 * n_channels * cells
     for area in areas:
-        wanted = torch.full((len(x),), float(area), device=x.device)
+        wanted = torch.full((len(x),), float(area), dtype=torch.float64)
         parameters = torch.ones(len(x), n_channels, cells, device=x.device, dtype=x.dtype)
         momentum = torch.zeros_like(parameters)
         weight = 1.0

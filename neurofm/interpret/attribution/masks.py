@@ -38,8 +38,8 @@ def smooth_mask(
     time = torch.arange(n, device=cells.device)
     cell = time[:, None] // step + torch.arange(-reach, reach + 1, device=cells.device)
     inside = (cell >= 0) & (cell < cells.shape[-1])
-    away = (time[:, None] - step * cell).abs() / sigma - 0.5
-    weight = torch.exp(-2 * away.clamp(min=0).to(cells.dtype).square()) * inside
+    away = (time[:, None] - step * cell).abs().to(cells.dtype) / sigma - 0.5
+    weight = torch.exp(-2 * away.clamp(min=0).square()) * inside
     value = cells[..., cell.clamp(0, cells.shape[-1] - 1)] * weight
     return (value * torch.softmax(TEMPERATURE * value, -1)).sum(-1)
 

@@ -14,14 +14,24 @@ from neurofm.interpret.attribution.masks import area_penalty, fade, smooth_mask
 INPUTS = ("param.*", "x", "baseline", "target", "mask_areas", "mask_params", "mask_s[it]*")
 
 
+def _stride(tensors: dict[str, Tensor]) -> int:
+    """Of conv2: what gives fc as many inputs as it has."""
+    (_, _, first), (n_out, _, second) = (tensors[f"param.conv{i}.weight"].shape for i in (1, 2))
+    span = tensors["x"].shape[-1] - first - second + 1
+    wanted = tensors["param.fc.weight"].shape[1] // n_out - 1
+    return 2 if span // 2 == wanted else next(s for s in range(1, 99) if span // s == wanted)
+
+
 class Network(nn.Module):
-    """conv1, relu, conv2 (stride 2), relu, flatten, fc."""
+    """conv1, relu, conv2 (strided), relu, flatten, fc."""
 
     def __init__(self, tensors: dict[str, Tensor]) -> None:
         super().__init__()
         shape = {name: tensors[f"param.{name}.weight"].shape for name in ("conv1", "conv2", "fc")}
         self.conv1 = nn.Conv1d(shape["conv1"][1], shape["conv1"][0], shape["conv1"][2])
-        self.conv2 = nn.Conv1d(shape["conv2"][1], shape["conv2"][0], shape["conv2"][2], stride=2)
+        self.conv2 = nn.Conv1d(
+            shape["conv2"][1], shape["conv2"][0], shape["conv2"][2], stride=_stride(tensors)
+        )
         self.fc = nn.Linear(shape["fc"][1], shape["fc"][0])
         self.double().load_state_dict(
             {key[6:]: value for key, value in tensors.items() if key.startswith("param.")}

@@ -9,32 +9,32 @@ from torch import Tensor, nn
 from neurofm.interpret import causal
 
 INPUTS = ["param.*", "clean", "corrupt", "caa_pos", "caa_neg", "subspace_direction"]
-HEADS = 2  # said in the index, in no tensor
 
 
 class Block(nn.Module):
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, dim: int, hidden: int, heads: int) -> None:
         super().__init__()
+        self.heads = heads
         self.ln1, self.ln2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.o = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.w1, self.w2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
         self.act = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = self.qkv(self.ln1(x)).unflatten(-1, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        parts = self.qkv(self.ln1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         x = x + self.o(F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2))
         return x + self.w2(self.act(self.w1(self.ln2(x))))
 
 
 class Transformer(nn.Module):
-    def __init__(self, given: dict[str, Tensor]) -> None:
+    def __init__(self, given: dict[str, Tensor], heads: int) -> None:
         super().__init__()
         weights = {k.removeprefix("param."): v for k, v in given.items() if k[:6] == "param."}
         dim, n_in = weights["emb.weight"].shape
         depth = 1 + max(int(k.split(".")[1]) for k in weights if k.startswith("blocks."))
         self.emb, self.lnf = nn.Linear(n_in, dim), nn.LayerNorm(dim)
         self.blocks = nn.Sequential(
-            *[Block(dim, len(weights[f"blocks.{k}.w1.weight"])) for k in range(depth)]
+            *[Block(dim, len(weights[f"blocks.{k}.w1.weight"]), heads) for k in range(depth)]
         )
         self.head = nn.Linear(dim, len(weights["head.weight"]))
         self.double().load_state_dict(weights)
@@ -45,15 +45,29 @@ class Transformer(nn.Module):
 
 def site(name: str) -> str:
     """Where a name of the file is: attn_out1, mlp_act0, resid2."""
-    kind, k = name[:-1], int(name[-1])
+    kind = name.rstrip("0123456789")
+    k = int(name.removeprefix(kind))
     if kind == "resid":
         return "emb" if k == 0 else f"blocks.{k - 1}"
     return f"blocks.{k}." + {"attn_out": "o", "mlp_act": "act", "mlp_out": "w2"}[kind]
 
 
+def transformer(given: dict[str, Tensor]) -> Transformer:
+    """Weights do not say the number of heads: it is the one that gives the first layer's output."""
+    dim, stored = len(given["param.emb.weight"]), given.get("act_clean.attn_out0")
+    made = {n: Transformer(given, n) for n in range(1, dim + 1) if dim % n == 0}
+    for model in made.values():
+        if stored is None:
+            break
+        _, values = causal.values_at(model, given["clean"], ["blocks.0.o"])
+        if torch.allclose(values["blocks.0.o"][0], stored):
+            return model
+    return made[2 if dim % 2 == 0 else 1]
+
+
 def check(given: dict[str, Tensor]) -> dict[str, Tensor]:
     """Everything that is not an input."""
-    model = Transformer(given)
+    model = transformer(given)
     clean, corrupt = given["clean"], given["corrupt"]
     metric = causal.logit_difference(0, 1)
     names = sorted(k.split(".")[1] for k in given if k.startswith("act_clean."))
@@ -99,15 +113,16 @@ def interventions(given: dict[str, Tensor], model: nn.Module) -> dict[str, Tenso
             return model(x)
 
     # Names say which site: whatever follows the last underscore of the vector's name.
-    (steered,) = (k.removeprefix("caa_vector_") for k in given if k.startswith("caa_vector_"))
-    vector = causal.contrast_vector(model, positive, negative, site(steered))
-    found[f"caa_vector_{steered}"] = vector
-    for key in (k for k in given if k.startswith("logits_steered_")):
-        alpha = float(key.removeprefix("logits_steered_"))
-        found[key] = logits(clean, site(steered), causal.added(vector, alpha))
-    found["logits_directional_ablation"] = logits(
-        clean, site(steered), causal.without_direction(vector)
-    )
+    for name in (k.removeprefix("caa_vector_") for k in given if k.startswith("caa_vector_")):
+        place = site(name)
+        vector = causal.contrast_vector(model, positive, negative, place)
+        found[f"caa_vector_{name}"] = vector
+        for key in (k for k in given if k.startswith("logits_steered_")):
+            alpha = float(key.removeprefix("logits_steered_"))
+            found[key] = logits(clean, place, causal.added(vector, alpha))
+        found["logits_directional_ablation"] = logits(
+            clean, place, causal.without_direction(vector)
+        )
     for key in (k for k in given if k.startswith("mean_ablation_vector_")):
         name = key.removeprefix("mean_ablation_vector_")
         mean = causal.mean_value(model, negative, site(name))

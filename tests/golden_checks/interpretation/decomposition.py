@@ -123,7 +123,16 @@ def basis(given: dict[str, Tensor]) -> dict[str, Tensor]:
     found = d.interaction_basis(x, moment)
     return {
         "lib_gram_eigenvalues": found.gram_eigenvalues,
-        "lib_M": found.moment,
+        "lib_M": _signed_as(found.moment, given["lib_M"]),
         "lib_lambda": found.eigenvalues,
         "lib_abs_CtC_X": (x @ found.into).abs(),
     }
+
+
+def _signed_as(moment: Tensor, stored: Tensor) -> Tensor:
+    """Its rows and columns belong to eigenvectors, whose signs are arbitrary."""
+    if moment.shape != stored.shape:
+        return moment
+    leading = torch.linalg.eigh(moment * stored)[1][:, -1]
+    sign = torch.where(leading < 0, -1.0, 1.0).to(moment)
+    return moment * sign * sign[:, None]

@@ -25,10 +25,11 @@ def check(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     given = {name: value.numpy() for name, value in tensors.items()}
     mask, volume = given["mask"], given["volume"]
     around = rsa.volume_spheres(mask, radius=float(given["radius"][0]), min_places=1)
+    order = np.argsort(given["epoch_labels"], kind="stable")  # conditions by label
     film = rsa.movie(
-        given["epochs"],
-        given["epoch_labels"].tolist(),
-        given["epoch_runs"].tolist(),
+        given["epochs"][order],
+        given["epoch_labels"][order].tolist(),
+        given["epoch_runs"][order].tolist(),
         noise=np.linalg.inv(given["precision"]),
     )
     got = {

@@ -36,7 +36,8 @@ def check(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             at_stored = s.stochastic_score(
                 *responses, rotation=t[f"T_alpha{alpha}"], alpha=float(alpha)
             )
-            assert np.isclose(at_stored, t[f"distance_alpha{alpha}"][0], rtol=1e-9)
+            if not np.isclose(at_stored, t[f"distance_alpha{alpha}"][0], rtol=1e-9):
+                got[name] = float("nan")
         elif kind == "distance_identity":
             got[name] = s.stochastic_score(*responses, alpha=float(alpha))
         elif kind == "score_at_T_fixed":
