@@ -32,6 +32,7 @@ REAL = [
     ("decode_fmri", "haxby_fmri", "haxby2001_slice"),
     ("decode_fmri", "finger7T_fmri", "finger7t"),
     ("compare_brain_network", "rsa92", "rsa92"),
+    ("explain_motor_imagery", "eegmmidb", "eegmmidb"),
 ]
 
 
