@@ -107,6 +107,10 @@ def test_images_for_a_region_drive_it_more_than_those_for_random_voxels():
     assert found.p == pytest.approx(1 / 20)
     assert found.gain == pytest.approx(1 - found.control_response.mean())
     assert len(found.control_images) == 19 and len(found.natural_response) == 5
+    assert found.tuning == {"red": pytest.approx(found.response.mean())}
+    assert found.tuning_natural["red"][0] == pytest.approx(found.natural_response.mean())
+    assert found.percentile == 100 and "above 100 % of natural" in str(found)
+    assert len(found.plot().axes) == 4 + 4 + 2
     with pytest.raises(ValueError, match="for a mask of 30 voxels"):
         optimal_images(make, respond, {"red": np.arange(30) < 10})
     with pytest.raises(ValueError, match="is empty"):

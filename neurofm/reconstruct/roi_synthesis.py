@@ -12,7 +12,8 @@ Axes: region, voxel, image; token dim.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +22,9 @@ from torch import Tensor
 from neurofm.metrics import Moments
 from neurofm.shapes import Bool, Float
 from neurofm.stats import bootstrap_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Lengths that predictions are brought to before the intercept is added, as published; the latents
 # of the autoencoder are then made to have `LATENT_NORM`.
@@ -99,6 +103,10 @@ class RegionImages:
         control_response: Mean response of the *region* to the images of each random set.
         natural_response: Mean response of the region to each natural image, if some were given.
         p: Of a random set doing as well, one-sided, the region counted in.
+        tuning: The same for every region: name to its mean response to these images, measured
+            again like `response`; the own region is among them.
+        tuning_natural: Name to mean and standard deviation over the natural images, if some were
+            given.
     """
 
     region: str
@@ -108,6 +116,8 @@ class RegionImages:
     control_response: Float[np.ndarray, " control"]
     natural_response: Float[np.ndarray, " natural"]
     p: float
+    tuning: Mapping[str, float] = field(default_factory=dict)
+    tuning_natural: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def gain(self) -> float:
@@ -117,6 +127,28 @@ class RegionImages:
     def interval(self, *, level: float = 0.95, seed: int = 0) -> tuple[float, float]:
         """Of the mean response to its own images, over images."""
         return bootstrap_interval(self.response, level=level, seed=seed)
+
+    @property
+    def percentile(self) -> float:
+        """Natural images, %, that it answers to less than to its own on average; or NaN."""
+        if not self.natural_response.size:
+            return float("nan")
+        return float(100 * (self.natural_response < self.response.mean()).mean())
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.region}: response {self.response.mean():.3g} to its images, "
+            f"{self.control_response.mean():.3g} to those for random voxels (p {self.p:.2g})"
+        )
+        if self.natural_response.size:
+            text += f", above {self.percentile:.0f} % of natural images"
+        return text
+
+    def plot(self) -> Figure:
+        """Images, control images, and responses of this and of all regions."""
+        from neurofm.reconstruct.drawings import plot_region_images
+
+        return plot_region_images(self)
 
 
 def optimal_images(
@@ -144,6 +176,7 @@ def optimal_images(
         raise ValueError(f"optimal_images: {n_controls} controls, expected at least one.")
     rng = np.random.default_rng(seed)
     found = []
+    everyone: dict[str, np.ndarray] = {name: np.asarray(mask) for name, mask in regions.items()}
     for name, mask in regions.items():
         region = np.asarray(mask)
         if region.dtype != bool or not region.any():
@@ -160,10 +193,28 @@ def optimal_images(
             control.append(float(_mean_response(respond, made, region).mean()))
         luck = np.array(control)
         p = (np.sum(luck >= response.mean() - 1e-12) + 1) / (n_controls + 1)
+        usual = {} if natural is None else _over(respond, natural, everyone)
         found.append(
-            RegionImages(name, images, response, torch.stack(controls), luck, seen, float(p))
+            RegionImages(
+                region=name,
+                images=images,
+                response=response,
+                control_images=torch.stack(controls),
+                control_response=luck,
+                natural_response=seen,
+                p=float(p),
+                tuning={k: float(v.mean()) for k, v in _over(respond, images, everyone).items()},
+                tuning_natural={k: (float(v.mean()), float(v.std())) for k, v in usual.items()},
+            )
         )
     return found
+
+
+def _over(
+    respond: Callable[[Tensor], Tensor], images: Tensor, regions: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Mean response of each region to each image."""
+    return {name: _mean_response(respond, images, mask) for name, mask in regions.items()}
 
 
 def _mean_response(
