@@ -396,15 +396,18 @@ def _standard(x: np.ndarray) -> np.ndarray:
 
 
 def agreement(findings: Sequence[Finding]) -> str:
-    """Where methods agree, in words."""
+    """Where methods agree, in words: on the verdict, and on the side alone."""
     said = {v: [f.method for f in findings if f.verdict == v] for v in ("yes", "no", "unclear")}
-    if len(said["unclear"]) == len(findings):
-        return "No method gives an answer."
     groups = [f"{', '.join(methods)}: {v}" for v, methods in said.items() if methods]
-    if len(groups) == 1:
-        return f"All {len(findings)} methods agree: {next(v for v, m in said.items() if m)}."
-    split = bool(said["yes"]) and bool(said["no"])
-    return f"Methods {'disagree' if split else 'agree in part'}: {'; '.join(groups)}."
+    if len(said["unclear"]) == len(findings):
+        text = "No method gives an answer"
+    elif len(groups) == 1:
+        text = f"All {len(findings)} methods agree: {next(v for v, m in said.items() if m)}"
+    else:
+        split = bool(said["yes"]) and bool(said["no"])
+        text = f"Methods {'disagree' if split else 'agree in part'}: {'; '.join(groups)}"
+    above = sum(f.low > 0 for f in findings)
+    return f"{text}. On the side opposite to the hand: {above} of {len(findings)}, surely above 0."
 
 
 def plot_findings(findings: Sequence[Finding], *, title: str) -> Figure:
