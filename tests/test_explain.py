@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from neurofm import cli
+from neurofm.cli.explain.dictionary import sparse
 from neurofm.cli.explain.explaining import Held, bands, evidence, filter_patterns
+from neurofm.cli.explain.inside import _entries, _pooled, by_window, layers, look_inside
+from neurofm.cli.explain.intervening import patching
 from neurofm.live.decoder import load_decoder
 
 NAMES = ["FC3", "FC4", "C3", "C4", "Cz", "CP3", "CP4", "Pz"]
@@ -77,6 +81,7 @@ def test_the_page_says_what_the_model_looks_at(
     assert cli.main(["explain", str(trained), "--windows", "16"]) == 0
     told = capsys.readouterr().out
     assert "Evidence:" in told and "amplitude: best" in told and "no cluster test" in told
+    assert "Layers: the class is read best at" in told
     (folder,) = trained.rglob("explain")
     report = json.loads((folder / "report.json").read_text())
     titles = [section["title"] for section in report["sections"]]
@@ -85,6 +90,7 @@ def test_the_page_says_what_the_model_looks_at(
         "Frequency bands",
         "Spatial filters",
         "Decoding over time",
+        "Which layer knows the class",
     ]
     assert all(section["figures"] for section in report["sections"])
     assert cli.main(["report", str(trained)]) == 0  # and the run's own page shows it too
@@ -129,6 +135,90 @@ def test_what_does_not_apply_says_why(trained: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Held, "same_sensors", False)
     with pytest.raises(ValueError, match="evidence: the recordings have different channels"):
         evidence(decoder, held, seed=0)
+
+
+def _held(trained: Path, n: int) -> Held:
+    return Held(next(trained.rglob("config.yaml")).parent, n=n, seed=0)
+
+
+def test_sites_are_the_entries_of_the_longest_list_of_blocks() -> None:
+    def block() -> nn.Sequential:
+        return nn.Sequential(*(nn.Linear(2, 2) for _ in range(5)))
+
+    model = nn.ModuleDict(
+        {
+            "tokenizer": nn.ModuleList(block() for _ in range(9)),
+            "stem": nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.ReLU()),
+            "blocks": nn.ModuleList(block() for _ in range(3)),
+            "head": nn.Linear(2, 2),
+        }
+    )
+    assert _entries(model) == ["blocks.0", "blocks.1", "blocks.2"]
+    both = nn.ModuleDict({k: nn.ModuleList(block() for _ in range(2)) for k in ("time", "space")})
+    assert _entries(both) == ["time.0", "time.1", "space.0", "space.1"]
+    flat = nn.Sequential(nn.ReLU(), nn.Conv1d(2, 2, 3), nn.Dropout(), nn.ReLU())
+    assert _entries(flat) == ["1", "3"]  # before the first weights there is the signal
+    assert _entries(nn.ModuleDict({"only": nn.Linear(2, 2)})) == ["only"]
+
+
+def test_features_keep_channels_apart_and_leave_padding_out() -> None:
+    x = np.arange(24.0).reshape(1, 6, 4)  # two channels of three moments
+    found = _pooled(x, None, 2).reshape(2, 2, 4)  # mean and spread, channel, unit
+    np.testing.assert_allclose(found[0], [x[0, :3].mean(0), x[0, 3:].mean(0)])
+    np.testing.assert_allclose(found[1], [x[0, :3].std(0), x[0, 3:].std(0)])
+    real = np.array([[True, True, False, True, True, True]])
+    np.testing.assert_allclose(_pooled(x, real, 2)[0, :4], x[0, :2].mean(0))
+    folded = torch.arange(24.0).reshape(6, 2, 2)  # three rows of each of two windows
+    assert torch.equal(by_window(folded, -1, 2)[1], folded[3:].reshape(6, 2))
+    with pytest.raises(ValueError, match="for 4 windows cannot be divided"):
+        by_window(folded, -1, 4)
+
+
+def test_layers_of_a_sequential_network_and_what_passes_through_them(trained: Path) -> None:
+    decoder, held = load_decoder(trained), _held(trained, 30)
+    before = {name: value.clone() for name, value in decoder.state_dict().items()}
+    inside = look_inside(decoder, held, sites=None, seed=0)
+    labels = [place.label for place in inside.places]
+    assert "network.conv_time_spat" in labels and not any("shuffle" in name for name in labels)
+    assert all(place.axis == 1 for place in inside.places)  # filters
+    found = layers(inside)
+    assert found.n == (30, 30) and set(found.probes.signal) == {"band power", "covariance"}
+    scores = {name.rpartition(".")[2]: one.score for name, one in found.probes.layers.items()}
+    assert scores["conv_nonlin_exp"] > scores["conv_time_spat"]  # power of filters, not their mean
+    moved = patching(inside)
+    np.testing.assert_allclose(moved.denoise.value, 1, rtol=1e-4)  # one after the other
+    np.testing.assert_allclose(moved.noise.value, 1, rtol=1e-4)
+    assert np.abs(moved.control.value).max() < 0.5 and moved.unchanged < 1e-5
+    assert all(torch.equal(before[name], value) for name, value in decoder.state_dict().items())
+    assert not any(module._forward_hooks for module in decoder.modules())
+
+
+def test_sites_by_name_and_what_cannot_be_said(trained: Path) -> None:
+    decoder, held = load_decoder(trained), _held(trained, 8)
+    with pytest.raises(ValueError, match=r"no module 'model.network.pol'.*model.network.pool"):
+        look_inside(decoder, held, sites=["network.pol"], seed=0)
+    inside = look_inside(decoder, held, sites=["network.pool_nonlin_exp"], seed=0)
+    with pytest.raises(ValueError, match="What the network does not do cannot be located"):
+        patching(inside)
+    found = sparse(inside, steps=20)
+    assert found.site == "network.pool_nonlin_exp" and found.n[1:] == (40, 160, 5)
+    # A dictionary hardly trained is not to be believed.
+    assert not found.explains or found.recovered.from_mean > 0.5
+
+
+@pytest.mark.slow
+def test_all_methods_say_something_or_why_not(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = ["explain", str(trained), "--methods", "all", "--windows", "48"]
+    assert cli.main([*arguments, "--out", str(tmp_path)]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for name in ("Evidence: ", "Layers: ", "Patching: ", "Sparse: ", "Synthesis: "):
+        assert name in told
+    assert "familiar: not possible here. familiar: 30 training windows are too few" in told
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["sections"]) == 8
+    assert all(section["figures"] for section in report["sections"])
 
 
 def test_bad_runs_are_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -61,15 +61,16 @@ class Held:
         self.labels = [str(label) for label in self.data.labels]
         self.rows: list[Row] = list(self.data.rows)
         self.windows = cast(Any, self.data.windows)
-        self.chosen = self._balanced(n, seed)
+        self.chosen = self.balanced(self.split.test, n, seed)
         self.sensors = self.windows.entries[0].sensors
 
-    def _balanced(self, n: int, seed: int) -> list[int]:
+    def balanced(self, members: Sequence[int], n: int, seed: int) -> list[int]:
+        """At most n of some windows, as many of each class as there are."""
         draw = np.random.default_rng(seed)
         each = max(1, n // len(self.labels))
         found: list[int] = []
         for label in self.labels:
-            own = [i for i in self.split.test if str(self.rows[i].label) == label]
+            own = [i for i in members if str(self.rows[i].label) == label]
             found += draw.permutation(own)[:each].tolist()
         return found
 
@@ -89,7 +90,11 @@ class Held:
     @property
     def same_sensors(self) -> bool:
         """Whether all recordings have the same channels in the same order."""
-        used = {self.rows[i].recording for i in self.chosen}
+        return self.same_sensors_of(self.chosen)
+
+    def same_sensors_of(self, members: list[int]) -> bool:
+        """The same, of other windows."""
+        used = {self.rows[i].recording for i in members}
         names = {e.sensors.names for e in self.windows.entries if e.recording.id in used}
         return len(names) == 1
 

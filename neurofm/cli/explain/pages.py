@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from neurofm import stats
+from neurofm.cli.explain.causal_pages import patching_page, sparse_page
 from neurofm.cli.explain.explaining import (
     Evidence,
     Held,
@@ -20,6 +22,9 @@ from neurofm.cli.explain.explaining import (
     filter_patterns,
     moments,
 )
+from neurofm.cli.explain.inside import Inside, look_inside
+from neurofm.cli.explain.inside_pages import familiar_page, layers_page
+from neurofm.cli.explain.synthesising import synthesis_page
 from neurofm.evaluate.over_time import at_same_moment
 from neurofm.live.decoder import RunDecoder, load_decoder
 from neurofm.report import Report, plot_curves, plot_scores, plot_topographies
@@ -51,7 +56,19 @@ def explain_run(args: argparse.Namespace) -> int:
         "filters": lambda: _filters(report, decoder, held),
         "moments": lambda: _moments(report, held, args.seed),
     }
-    for name in args.methods:
+
+    @cache
+    def inside() -> Inside:
+        return look_inside(decoder, held, sites=args.sites, seed=args.seed)
+
+    sections |= {
+        "layers": lambda: layers_page(report, inside()),
+        "patching": lambda: patching_page(report, inside()),
+        "sparse": lambda: sparse_page(report, inside()),
+        "synthesis": lambda: synthesis_page(report, decoder, held, args.seed),
+        "familiar": lambda: familiar_page(report, inside()),
+    }
+    for name in sections if "all" in args.methods else args.methods:
         with console.status(f"{name} ..."):
             try:
                 sections[name]()

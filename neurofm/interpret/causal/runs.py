@@ -97,7 +97,9 @@ def gradients_at(
             out = rows_of((run or model)(batch), len(batch))
         score = score_of(metric, out)
         leaves = [value for site in kept for value in kept[site]]
-        found = iter(torch.autograd.grad(score.sum(), leaves, allow_unused=True))
+        found: Iterator[Tensor | None] = iter([None] * len(leaves))
+        if score.requires_grad:  # else it depends on none of them
+            found = iter(torch.autograd.grad(score.sum(), leaves, allow_unused=True))
     slopes: dict[str, list[Tensor]] = {}
     for site, values in kept.items():
         pairs = [(value, next(found)) for value in values]

@@ -12,6 +12,7 @@ from neurofm.interpret.activations import Activations, Reduce
 from neurofm.interpret.bands import BANDS, band_power
 from neurofm.interpret.probing.depth import ConceptDepth, concept_depth
 from neurofm.interpret.probing.linear import PENALTIES, Metric, Probe, linear_probe
+from neurofm.linear.folds import Fold
 from neurofm.shapes import Float
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def probe_layers(
     reduce: Reduce = "mean_tokens",
     metric: Metric = "balanced_accuracy",
     penalties: Sequence[float] = PENALTIES,
-    folds: int | None = None,
+    folds: int | Sequence[Fold] | None = None,
     controls: int = 1,
     seed: int = 0,
 ) -> LayerProbes:
@@ -65,6 +66,7 @@ def probe_layers(
         untrained: The same sites of `randomized_copy(model, ...)`, for the same windows.
         signal: Features by name, from `signal_baselines`.
         reduce: How a layer becomes one row per window.
+        folds: See `linear_probe`.
 
     Raises:
         ValueError: No groups at all, or sites that the untrained network lacks.

@@ -134,7 +134,7 @@ def linear_probe(
     groups: Sequence[Any] | np.ndarray,
     metric: Metric = "balanced_accuracy",
     penalties: Sequence[float] = PENALTIES,
-    folds: int | None = None,
+    folds: int | Sequence[Fold] | None = None,
     controls: int = 1,
     baselines: Mapping[str, np.ndarray] | None = None,
     rng: np.random.Generator | None = None,
@@ -149,7 +149,8 @@ def linear_probe(
         groups: Subject or recording of each window, never divided between training and test.
         penalties: For labels, inverse strengths of the logistic regression beside features divided
             by the root of their number; for "r2", penalties of the ridge times that number.
-        folds: How many; as many as groups if not given.
+        folds: How many; as many as groups if not given. Or the training and test rows of each,
+            where training is given: one fold per held-out person then has an interval over people.
         controls: Draws of control labels: shuffled within each group, or, where every group has
             one label, dealt anew to the groups.
         baselines: Other features of the same windows, such as those of an untrained network and
@@ -171,7 +172,9 @@ def linear_probe(
     elif len(np.unique(target)) < 2:
         raise ValueError(f"linear_probe: every label is {target[0]!r}; expected two classes.")
     own = np.asarray(groups)
-    outer = make_folds(len(target), folds, groups=own)
+    outer = (
+        list(folds) if isinstance(folds, Sequence) else make_folds(len(target), folds, groups=own)
+    )
     scores, chosen, each = _nested(features, target, own, outer, metric, penalties)
     if np.isnan(scores).all():
         raise ValueError(
@@ -245,9 +248,10 @@ def _nested(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Score and penalty of each outer fold; for regressions also R² of each target."""
     scores, chosen, each = [], [], []
+    before: dict[bytes, float] = {}  # folds may share their training rows
     for train, test in outer:
-        penalty = penalties[0]
-        if len(penalties) > 1:
+        penalty = before.get(train.tobytes(), penalties[0])
+        if len(penalties) > 1 and train.tobytes() not in before:
             inner = _inner(len(train), groups[train])
             table = np.array(
                 [_scores(x[train], y[train], a, b, metric, penalties)[0] for a, b in inner]
@@ -256,6 +260,7 @@ def _nested(
             penalty = penalties[len(penalties) // 2]
             if fine.any():
                 penalty = penalties[int(table[fine].mean(0).argmax())]
+        before[train.tobytes()] = penalty
         score, per_target = _scores(x, y, train, test, metric, [penalty])
         scores.append(score[0])
         chosen.append(penalty)
