@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from neurofm.interpret import attribution
+from neurofm.interpret import attribution, causal, rsa
 
 
 def test_smooth_masks_are_exact_for_any_width() -> None:
@@ -27,3 +28,23 @@ def test_smooth_masks_are_exact_for_any_width() -> None:
             expected[row, t] = (value * np.exp(20 * value)).sum() / np.exp(20 * value).sum()
     got = attribution.smooth_mask(cells, n, step=step, sigma=sigma)
     np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+def test_what_does_not_fit_a_window_is_named() -> None:
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, 3))
+    with pytest.raises(ValueError, match="targets from 9 to 9; expected 0 to 2"):
+        attribution.saliency(model, x, 9)
+    with pytest.raises(ValueError, match=r"baseline of shape \(1, 2, 8\)"):
+        attribution.integrated_gradients(model, x, 0, baseline=x[:1, :2])
+    with pytest.raises(ValueError, match="ablation: no site"):
+        causal.ablation(model, x, [])
+    with pytest.raises(ValueError, match="activation_patching: no site"):
+        causal.activation_patching(model, x, x, [])
+
+
+def test_a_model_of_zeros_has_no_weight() -> None:
+    rng = np.random.default_rng(0)
+    models = np.stack([np.zeros(10), rng.random(10)])
+    weights = rsa.fit_weights(models, rng.random((3, 10)))
+    assert weights[0] == 0.0 < weights[1]

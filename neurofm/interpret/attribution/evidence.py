@@ -154,6 +154,11 @@ def target_score(
     logits = function(batch)
     if logits.ndim == 1:
         return logits
+    if len(target) and not 0 <= int(target.min()) <= int(target.max()) < logits.shape[1]:
+        raise ValueError(
+            f"attribution: targets from {int(target.min())} to {int(target.max())}; expected "
+            f"0 to {logits.shape[1] - 1}, one of the network's classes."
+        )
     return logits.gather(1, target.to(logits.device)[:, None])[:, 0]
 
 
@@ -212,5 +217,14 @@ def gradient_of(function: Function, batch: Inputs, x: Tensor, target: Tensor) ->
 def baseline_of(baseline: float | int | Tensor, x: Tensor) -> Tensor:
     """A baseline of the signals' shape."""
     if isinstance(baseline, Tensor):
+        fits = baseline.ndim <= x.ndim and all(
+            mine in (1, theirs)
+            for mine, theirs in zip(reversed(baseline.shape), reversed(x.shape), strict=False)
+        )
+        if not fits:
+            raise ValueError(
+                f"attribution: baseline of shape {tuple(baseline.shape)} for signals of "
+                f"{tuple(x.shape)}; give a number or one value for each channel and time."
+            )
         return baseline.to(x).expand_as(x)
     return torch.full_like(x, float(baseline))

@@ -185,6 +185,8 @@ def ablation(
         rng: Draws the other windows; seed 0 if not given.
     """
     edits = [Edit(site) for site in dict.fromkeys(sites)]
+    if not edits:
+        raise ValueError("ablation: no site; name at least one, `sites(model)` lists them.")
     plain, metric = _plain(model, batch, run, metric)
     values = replacements(
         model, batch, [e.site for e in edits], run=run, how=how, reference=reference, rng=rng

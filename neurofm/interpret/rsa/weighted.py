@@ -117,7 +117,7 @@ def fit_weights(
     k = len(models)
     size = np.where(scale[:k] > 0, scale[:k], 1.0)
     weights = _solve(gram[:k, :k] / np.outer(size, size), _pull(gram, scale, k) / size)
-    return weights / size
+    return np.where(scale[:k] > 0, weights / size, 0.0)
 
 
 def cross_validate_weights(
