@@ -27,6 +27,7 @@ NAMES = (
     "rsa_inference",
     "cka",
     "attributions",
+    "sparse_autoencoders",
 )
 
 

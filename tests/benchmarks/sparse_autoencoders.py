@@ -1,6 +1,6 @@
 """Time of one training step of a sparse autoencoder: decoding by gathering beside a dense product.
 
-    python tests/benchmarks/sparse_autoencoders.py --device cuda
+    python -m tests.benchmarks sparse_autoencoders --device cuda
 
 Prints the median of both and their ratio, on one thread on the CPU.
 """
@@ -25,14 +25,14 @@ def step(net: SparseAutoencoder, x: torch.Tensor, *, dense: bool) -> None:
         torch.cuda.synchronize()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="sparse_autoencoders")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--latents", type=int, default=8192)
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--repeats", type=int, default=7)
-    told = parser.parse_args()
+    told = parser.parse_args(arguments)
     torch.set_num_threads(1)
     net = SparseAutoencoder(told.dim, told.latents, k=32).to(told.device)
     x = torch.randn(told.batch, told.dim, device=told.device)
@@ -47,7 +47,3 @@ def main() -> None:
         f"{told.batch} samples, {told.dim} to {told.latents} latents, {told.device}: gathering "
         f"{1e3 * gathered:.0f} ms, dense {1e3 * dense:.0f} ms, {dense / gathered:.2f}x"
     )
-
-
-if __name__ == "__main__":
-    main()
