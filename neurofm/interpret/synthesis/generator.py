@@ -48,10 +48,10 @@ class GeneratorPrior(Prior):
         low: Float[Tensor, "*code"],
         high: Float[Tensor, "*code"],
         *,
-        step: float = 8.0,
-        last: float = 1e-10,
-        decay: float = 0.99,
-        spread: float = 0.1,
+        step: float | int = 8.0,
+        last: float | int = 1e-10,
+        decay: float | int = 0.99,
+        spread: float | int = 0.1,
         encode_signals: Decode | None = None,
     ) -> None:
         if low.shape != high.shape or bool((low > high).any()):
@@ -69,7 +69,7 @@ class GeneratorPrior(Prior):
         decode: Decode,
         codes: Float[Tensor, "window ..."],
         *,
-        step: float | None = None,
+        step: float | int | None = None,
         encode_signals: Decode | None = None,
     ) -> GeneratorPrior:
         """From codes of real data.
@@ -130,7 +130,7 @@ class GeneratorPrior(Prior):
 
 
 def tokenizer_prior(
-    tokenizer: nn.Module, windows: Batch, *, step: float | None = None
+    tokenizer: nn.Module, windows: Batch, *, step: float | int | None = None
 ) -> GeneratorPrior:
     """Latents of a tokenizer, between its quantizer and its decoder, free of the code book.
 

@@ -27,7 +27,13 @@ class ImagePrior(Prior):
     """
 
     def __init__(
-        self, height: int, width: int, *, channels: int = 3, decay: float = 1.0, start: float = 0.1
+        self,
+        height: int,
+        width: int,
+        *,
+        channels: int = 3,
+        decay: float | int = 1.0,
+        start: float | int = 0.1,
     ) -> None:
         self.height, self.width, self.channels, self.start = height, width, channels, start
         vertical = torch.fft.fftfreq(height)[:, None]

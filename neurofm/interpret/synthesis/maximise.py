@@ -49,7 +49,7 @@ class _Search:
     steps: int
     restarts: int
     lr: float
-    regularisers: Sequence[tuple[float, Regulariser]]
+    regularisers: Sequence[tuple[float | int, Regulariser]]
     transforms: Change | None
     start: Tensor | None
     centred: bool
@@ -82,18 +82,18 @@ def maximise(
     *,
     windows: Any = None,
     run: Run | None = None,
-    sfreq: float | None = None,
+    sfreq: float | int | None = None,
     steps: int = 256,
     restarts: int = 8,
-    lr: float = 0.05,
+    lr: float | int = 0.05,
     n_signals: int = 1,
-    regularisers: Sequence[tuple[float, Regulariser]] = (),
+    regularisers: Sequence[tuple[float | int, Regulariser]] = (),
     transforms: Change | Literal["default"] | None = "default",
     start: Tensor | None = None,
     centred: bool = False,
-    diversity: float = 0.0,
+    diversity: float | int = 0.0,
     patience: int = 50,
-    tolerance: float = 1e-3,
+    tolerance: float | int = 1e-3,
     control: Control = "weights",
     generator: torch.Generator | None = None,
     seed: int = 0,
@@ -222,7 +222,7 @@ def _synthesise(
     objective: Objective,
     generator: torch.Generator,
     n_signals: int,
-    sfreq: float | None,
+    sfreq: float | int | None,
     *,
     tuned: bool = False,
 ) -> Synthesis:
@@ -312,13 +312,14 @@ def _gradient(loss: Tensor, parameters: Tensor, k: int) -> Tensor:
         raise ValueError("maximise: no gradient of the objective reaches the signals.")
     if not torch.isfinite(gradient).all():
         raise ValueError(
-            f"maximise: the gradient at step {k} is not finite; is the network itself finite for "
-            "quiet signals? Start nearer to real windows: give the prior start=1."
+            f"maximise: the gradient at step {k} is not finite. If the network takes logarithms, "
+            "give transforms=Transforms(dropout=0), so that no channel is silent, and the prior "
+            "start=1."
         )
     return gradient
 
 
-def _stuck(trace: list[np.ndarray], search: _Search, scale: float | None) -> bool:
+def _stuck(trace: list[np.ndarray], search: _Search, scale: float | int | None) -> bool:
     """True when the best restart gained too little over the last `patience` steps."""
     if len(trace) <= 2 * search.patience or len(trace) % 10:
         return False
@@ -361,7 +362,9 @@ def _real_scores(search: _Search, objective: Objective, x: Tensor) -> np.ndarray
     return search.scores(objective, x)
 
 
-def _sensors(windows: Any, sfreq: float | None, signals: Tensor) -> tuple[Sensing | None, str]:
+def _sensors(
+    windows: Any, sfreq: float | int | None, signals: Tensor
+) -> tuple[Sensing | None, str]:
     if isinstance(windows, Batch):
         return sensing_of(windows), "µV" if windows.unit == "physical" else windows.unit
     if sfreq is None or signals.ndim != 3:

@@ -83,7 +83,7 @@ def multifaceted(
     code_site: str,
     code_axis: int | None = None,
     run: Run | None = None,
-    sfreq: float | None = None,
+    sfreq: float | int | None = None,
     n_top: int = 1000,
     n_facets: int = 10,
     n_nearest: int = 15,
@@ -92,8 +92,8 @@ def multifaceted(
     tsne: bool = False,
     align: Align = "shift",
     steps: int = 256,
-    lr: float = 0.05,
-    regularisers: Sequence[tuple[float, Regulariser]] = (),
+    lr: float | int = 0.05,
+    regularisers: Sequence[tuple[float | int, Regulariser]] = (),
     centred: bool = False,
     generator: torch.Generator | None = None,
     seed: int = 0,
@@ -112,6 +112,8 @@ def multifaceted(
         n_components: Principal components of the codes that are grouped.
         tsne: Group a t-SNE map (perplexity 30) of the components instead.
         align: "shift", "spectrum" or "none", see the module's first lines.
+        steps: Few keep near the start. A unit that adds up its facets gets all of them at once
+            from a long search, which is then the answer.
 
     Raises:
         ValueError: No group is large enough.

@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class Objective(ABC):
 class Weighted(Objective):
     """A weighted sum."""
 
-    terms: tuple[tuple[float, Objective], ...]
+    terms: tuple[tuple[float | int, Objective], ...]
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -269,6 +269,7 @@ class Pattern(Objective):
         return f"nearness to a pattern at {self.site}"
 
 
+@runtime_checkable
 class Dictionary(Protocol):
     """A sparse autoencoder, as far as this needs one."""
 

@@ -52,7 +52,7 @@ class Variation:
     """
 
     rms: Float[Tensor, " channel"]
-    usual: float
+    usual: float | int
     pairs: Int[Tensor, "2 pair"] | None = None
 
     @classmethod
@@ -95,9 +95,9 @@ class LogSpectrum:
         cls,
         windows: Any,
         *,
-        sfreq: float | None = None,
+        sfreq: float | int | None = None,
         band: tuple[float, float] | None = None,
-        width_hz: float = 2.0,
+        width_hz: float | int = 2.0,
     ) -> LogSpectrum:
         """From real windows; bins of `width_hz` in `band`, Hz (everything but 0 if not given)."""
         x, sfreq = windows_of(windows), rate_of(windows, sfreq)
@@ -136,7 +136,7 @@ class Covariance:
     precision: Float[Tensor, "channel channel"]
 
     @classmethod
-    def of(cls, windows: Any, *, shrinkage: float = 0.05) -> Covariance:
+    def of(cls, windows: Any, *, shrinkage: float | int = 0.05) -> Covariance:
         """From real windows; `shrinkage` towards the identity bears average references."""
         x = windows_of(windows)
         centred = (x - x.mean(-1, keepdim=True)).double()
@@ -164,10 +164,10 @@ class Transforms:
         flip: Polarity; only where the network does not care.
     """
 
-    shift: float = 0.05
-    dropout: float = 0.05
-    scale: float = 0.1
-    noise: float = 0.05
+    shift: float | int = 0.05
+    dropout: float | int = 0.05
+    scale: float | int = 0.1
+    noise: float | int = 0.05
     flip: bool = False
 
     def __call__(

@@ -79,14 +79,14 @@ class Synthesis:
     objective: str
     real: Float[np.ndarray, " window"]
     unlikeness: Float[np.ndarray, " signal"]
-    real_unlikeness: Float[np.ndarray, " window"]
+    real_unlikeness: Float[np.ndarray, " compared"]
     sensors: Sensing | None = None
     unit: str = "µV"
     tuning: Tuning | None = None
     background: Float[np.ndarray, "channel frequency"] | None = None
     control: Synthesis | None = None
     control_kind: str = ""
-    control_values: Float[np.ndarray, " signal"] | None = None
+    control_values: Float[np.ndarray, " twin"] | None = None
     stopped: int = 0
 
     @property
@@ -167,7 +167,7 @@ class Synthesis:
         if self.tuning is not None:
             text += f"; tones do most at {self.tuning.best_hz:.1f} Hz"
         if self.flagged:
-            text += ". CAUTION: no real window does as well or has such a spectrum"
+            text += ". CAUTION: better than any real window, with a spectrum hardly any has"
         return text
 
     def _strongest(self) -> str:

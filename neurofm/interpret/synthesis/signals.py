@@ -75,13 +75,13 @@ class TimePrior(Prior):
         n_times: int,
         *,
         bound: Bound = "channel",
-        start: float = START,
+        start: float | int = START,
     ) -> None:
         _check_bound(bound)
         self.rms, self.n_times, self.bound, self.start = rms, n_times, bound, start
 
     @classmethod
-    def of(cls, windows: Any, *, bound: Bound = "channel", start: float = START) -> TimePrior:
+    def of(cls, windows: Any, *, bound: Bound = "channel", start: float | int = START) -> TimePrior:
         """From real windows, a Batch or `window channel time`."""
         x = windows_of(windows)
         return cls(rms_of(x), x.shape[-1], bound=bound, start=start)
@@ -123,8 +123,8 @@ class SpectralPrior(Prior):
         n_times: int,
         *,
         bound: Bound = "channel",
-        start: float = START,
-        most_db: float | None = None,
+        start: float | int = START,
+        most_db: float | int | None = None,
     ) -> None:
         _check_bound(bound)
         if amplitude.shape[-1] != n_times // 2 + 1:
@@ -147,12 +147,12 @@ class SpectralPrior(Prior):
         cls,
         windows: Any,
         *,
-        sfreq: float | None = None,
+        sfreq: float | int | None = None,
         band: tuple[float, float] | None = None,
-        beta: float | None = None,
+        beta: float | int | None = None,
         bound: Bound = "channel",
-        start: float = START,
-        most_db: float | None = None,
+        start: float | int = START,
+        most_db: float | int | None = None,
     ) -> SpectralPrior:
         """From real windows, a Batch or `window channel time`.
 
@@ -232,11 +232,11 @@ class SpatialPrior(Prior):
         *,
         mixing: Float[Tensor, "channel component"] | None = None,
         n_components: int | None = None,
-        sfreq: float | None = None,
+        sfreq: float | int | None = None,
         band: tuple[float, float] | None = None,
         spectral: bool = True,
-        start: float = START,
-        most_db: float | None = None,
+        start: float | int = START,
+        most_db: float | int | None = None,
     ) -> SpatialPrior:
         """From real windows, a Batch or `window channel time`.
 
@@ -294,7 +294,7 @@ def windows_of(windows: Any) -> Float[Tensor, "window channel time"]:
     return x.detach()
 
 
-def rate_of(windows: Any, sfreq: float | None) -> float:
+def rate_of(windows: Any, sfreq: float | int | None) -> float:
     """Hz of windows, given or theirs."""
     if sfreq is not None:
         return float(sfreq)
