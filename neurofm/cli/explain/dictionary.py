@@ -91,7 +91,7 @@ def sparse(inside: Inside, *, steps: int = 600, n_cards: int = 3) -> Sparse:
     """Train a small dictionary on training windows, and judge it on held-out ones.
 
     Raises:
-        ValueError: The site is constant, or fewer than two latents speak.
+        ValueError: The site is constant or changes no decision, or fewer than two latents speak.
     """
     held, place, decoder = inside.held, inside.deciding(), inside.decoder
     train = held.balanced(held.split.train, 4 * len(held.chosen), inside.seed)
@@ -125,6 +125,10 @@ def sparse(inside: Inside, *, steps: int = 600, n_cards: int = 3) -> Sparse:
     recovered = loss_recovered(
         decoder, place.name, splice(place.name, net, centre=centre), loss, batches
     )
+    if np.isnan(recovered.recovered):
+        raise ValueError(
+            f"sparse: zeros at {place.label} change no decision, so its latents explain nothing."
+        )
     latents, order = _ordered(inside, place, net, batches, centre)
     size = latents.mean(0)
     spoken = int((size > 0).sum())

@@ -95,7 +95,7 @@ def _row(name: str, probe: Probe) -> dict[str, Any]:
 
 def percent(value: float) -> str:
     """A share, in percent."""
-    return f"{round(100 * value)} %"
+    return "unknown" if np.isnan(value) else f"{round(100 * value)} %"
 
 
 def _scored(probe: Probe) -> str:

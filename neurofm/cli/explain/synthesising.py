@@ -16,6 +16,7 @@ from neurofm.report import Report
 
 _STEPS, _RESTARTS = 150, 4
 _MOST_DB = 10.0  # above the spectrum of real windows
+_SAME = 1e-4  # range of logits of real windows
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ def synthesised(decoder: RunDecoder, held: Held, *, seed: int) -> Synthesised:
     """Maximise the margin of each class over the other, or its logit where there are more.
 
     Raises:
-        ValueError: No gradient reaches the signal, or the recordings differ in their channels.
+        ValueError: No gradient reaches the signal, all windows are the same to the network, or the
+            recordings differ in their channels.
     """
     if not held.same_sensors:
         raise ValueError("synthesis: the recordings have different channels.")
@@ -55,6 +57,8 @@ def synthesised(decoder: RunDecoder, held: Held, *, seed: int) -> Synthesised:
         )
         for i, label in enumerate(held.labels)
     }
+    if max(float(np.ptp(one.real)) for one in found.values()) < _SAME:
+        raise ValueError("synthesis: the network says the same of all windows; it wants nothing.")
     return Synthesised(found, batch)
 
 
@@ -113,9 +117,9 @@ def _told(label: str, one: Synthesis) -> str:
     names = one.sensors.names if one.sensors is not None else ()
     where = f" at {names[int(np.argmax(one.topography()))]}" if names else ""
     return (
-        f"{label} wants {one.peak_hz:.1f} Hz{where} (margin {one.best:.1f}, above "
+        f"{label} wants {one.peak_hz:.1f} Hz{where} (margin {one.best:.2g}, above "
         f"{round(one.percentile)} % of real windows; signals of a random network "
-        f"{_control(one):.1f}{'; UNREALISTIC' if one.flagged else ''})"
+        f"{_control(one):.2g}{'; UNREALISTIC' if one.flagged else ''})"
     )
 
 
