@@ -49,7 +49,7 @@ class Facets:
     """
 
     facets: tuple[Synthesis, ...]
-    members: tuple[Int[np.ndarray, " window"], ...]
+    members: tuple[Int[np.ndarray, " _"], ...]
     starts: Float[np.ndarray, "facet channel time"]
     dropped: int
 
