@@ -218,6 +218,43 @@ def test_masks_over_channels_choose_the_channel_that_counts():
         attribution.extremal_perturbation(function, x, 1, areas=(1.5,), generator=rng())
 
 
+def test_masks_over_frequency_and_time_find_the_band_and_when():
+    t = torch.arange(200) / 100
+    x = 0.1 * windows(1, 2, 200) + torch.sin(2 * np.pi * 22 * t)  # a loud rhythm that says nothing
+    x[:, 0, 120:180] += 0.7 * torch.sin(2 * np.pi * 10 * t[120:180])
+    detector = RhythmDetector(0, frequency=10, sfreq=100, n_cycles=3)
+    options = {"sfreq": 100, "edges": (1, 4, 8, 13, 20, 30), "generator": rng()}
+    fit = {"iterations": 120, "lr": 0.05, "step": 10}
+    found = attribution.extremal_perturbation(
+        detector, x, 1, areas=(0.2,), domain="frequency", **options, **fit
+    )
+    assert found.masks.shape == (1, 1, 5, 1) and found.masks[0, 0, :, 0].argmax() == 2
+    found = attribution.extremal_perturbation(
+        detector, x, 1, areas=(0.1,), domain="frequency time", **options, **fit
+    )
+    mask = found.masks[0, 0]
+    assert mask.shape == (5, 200) and mask.mean(1).argmax() == 2
+    assert mask[2, 120:180].mean() > 2 * mask[2, :100].mean()
+    assert found.score[0, 0] > found.random[0, 0]
+    with pytest.raises(ValueError, match="needs sfreq"):
+        attribution.extremal_perturbation(detector, x, 1, domain="frequency", generator=rng())
+
+
+def test_bands_fade_and_what_lies_outside_stays():
+    x = windows().double()
+    perturb = masks.fade_bands(x, 100.0, (8.0, 13.0, 30.0))
+    torch.testing.assert_close(perturb(torch.ones(2, 2, 1).double()), x)
+    mask = torch.tensor([1.0, 0.0]).double()[None, :, None].expand(2, 2, 60)
+    left = torch.fft.rfft(perturb(mask)).abs()
+    whole, hz = torch.fft.rfft(x).abs(), torch.fft.rfftfreq(60, 1 / 100)
+    gone = (hz >= 13) & (hz < 30)
+    torch.testing.assert_close(left[..., ~gone], whole[..., ~gone])
+    assert left[..., gone].max() < 1e-9
+    for edges in ((8.0,), (13.0, 8.0), (8.0, 60.0)):
+        with pytest.raises(ValueError, match="ascending"):
+            masks.fade_bands(x, 100.0, edges)
+
+
 def test_perturbations_leave_everything_where_the_mask_is_one():
     x = windows().double()
     place = F.normalize(torch.randn(5, 3, generator=rng()), dim=1).abs() * 0.09

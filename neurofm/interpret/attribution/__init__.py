@@ -21,6 +21,7 @@ from neurofm.interpret.attribution.laterality import lateralisation
 from neurofm.interpret.attribution.layer_masking import layer_masking, with_mask
 from neurofm.interpret.attribution.masks import (
     fade,
+    fade_bands,
     interpolated,
     low_pass,
     phase_randomised,
@@ -75,6 +76,7 @@ __all__ = [
     "layer_masking",
     "with_mask",
     "fade",
+    "fade_bands",
     "interpolated",
     "low_pass",
     "phase_randomised",

@@ -5,7 +5,7 @@ away, "dual" asks for both. Areas are fitted one by one, and the smallest that r
 the whole window says how much of it the network needs.
 
 Source: Fong et al. 2019.
-Axes: batch channel time; area in the order given.
+Axes: batch channel time, in masks over frequency: batch band time; area in the order given.
 """
 
 from __future__ import annotations
@@ -30,16 +30,23 @@ from neurofm.interpret.attribution.evidence import (
     targets_of,
     with_inputs,
 )
-from neurofm.interpret.attribution.masks import Perturb, area_penalty, fade, smooth_mask
+from neurofm.interpret.attribution.masks import (
+    Perturb,
+    area_penalty,
+    fade,
+    fade_bands,
+    smooth_mask,
+)
 from neurofm.shapes import Bool, Float, Int
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 AREAS = (0.05, 0.1, 0.2, 0.4)
+BAND_EDGES = (1.0, 4.0, 8.0, 13.0, 20.0, 30.0, 40.0)  # Hz
 GROWTH = 1.0035**800  # of the weight of the area over all steps, as published
 RANKING = 0.1  # of the jitter at the start
-DOMAINS = ("time", "channel", "channel time")
+DOMAINS = ("time", "channel", "channel time", "frequency", "frequency time")
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Extremal:
     """Masks of several areas for each window.
 
     Args:
-        masks: Between 0 and 1; an axis the mask does not have is of length one.
+        masks: Between 0 and 1; an axis the mask does not have is of length one. Over frequency the
+            second axis are the bands.
         areas: Share of the mask's places.
         score: Target's logit of what each mask keeps ("preserve", "dual") or leaves ("delete").
         full: Target's logit of the whole window.
@@ -108,6 +116,8 @@ def extremal_perturbation(
     mode: str = "preserve",
     domain: str = "time",
     perturb: Callable[[Tensor], Perturb] | None = None,
+    sfreq: float | int | None = None,
+    edges: Sequence[float | int] = BAND_EDGES,
     step: int = 8,
     sigma: float | int | None = None,
     iterations: int = 800,
@@ -119,9 +129,12 @@ def extremal_perturbation(
     Args:
         areas: Shares of the mask's places, above 0 and below 1.
         mode: "preserve", "delete" or "dual".
-        domain: What a mask chooses among: "time", "channel" or "channel time".
+        domain: What a mask chooses among: "time", "channel" (voxels, of images), "channel time",
+            "frequency" or "frequency time".
         perturb: From signals to a function of a mask, such as `fade` (default) or
-            `lambda x: low_pass(x, sfreq)`.
+            `lambda x: low_pass(x, sfreq)`. Over frequency bands fade.
+        sfreq: Hz, for masks over frequency.
+        edges: Hz, of their bands; what lies outside stays.
         step: Samples between the mask's parameters.
         sigma: Samples, width of one; three steps if not given.
         iterations: Gradient steps. The area weighs 0.3 for each of the mask's parameters, which
@@ -139,9 +152,15 @@ def extremal_perturbation(
         raise ValueError(f"extremal_perturbation: areas {tuple(areas)} must be between 0 and 1.")
     x = signals_of(batch)
     target = targets_of(function, batch, target)
-    apply = (perturb or fade)(x)
+    spectral = "frequency" in domain
+    if spectral and (sfreq is None or perturb is not None):
+        raise ValueError(
+            f"extremal_perturbation: domain {domain!r} needs sfreq and takes no perturb, as bands "
+            "fade there."
+        )
+    apply = fade_bands(x, sfreq, edges) if spectral and sfreq else (perturb or fade)(x)
     sigma = 3.0 * step if sigma is None else float(sigma)
-    n_channels = x.shape[1] if "channel" in domain else 1
+    n_rows = len(edges) - 1 if spectral else x.shape[1] if "channel" in domain else 1
     n_places = x.shape[2] if "time" in domain else 1
     cells = -(-x.shape[2] // step) if "time" in domain else 1
 
@@ -155,7 +174,7 @@ def extremal_perturbation(
 
     with torch.no_grad():
         full = score_of(function, batch, x, target)
-        nothing = logit(torch.zeros_like(x))
+        nothing = logit(x.new_zeros(len(x), n_rows if spectral else x.shape[1], x.shape[2]))
     gap = (full - nothing).abs().clamp(min=torch.finfo(x.dtype).eps)
 
     def objective(mask: Tensor) -> Tensor:
@@ -163,15 +182,15 @@ def extremal_perturbation(
         return (kept - (logit(1 - mask) if mode != "preserve" else 0.0)) / gap
 
     masks = []
-    strength = 0.3 * n_channels * cells
+    strength = 0.3 * n_rows * cells
     for area in areas:
         wanted = torch.full((len(x),), float(area), dtype=torch.float64)
-        parameters = torch.ones(len(x), n_channels, cells, device=x.device, dtype=x.dtype)
+        parameters = torch.ones(len(x), n_rows, cells, device=x.device, dtype=x.dtype)
         momentum = torch.zeros_like(parameters)
         weight = 1.0
         for k in range(iterations):
             # All start at one: which of them are ranked low must not be decided by their order.
-            jitter = torch.rand(len(x), n_channels, n_places, generator=generator).to(x)
+            jitter = torch.rand(len(x), n_rows, n_places, generator=generator).to(x)
             jitter *= RANKING * (1 - k / iterations)
             with torch.enable_grad():
                 parameters.requires_grad_(True)
@@ -182,7 +201,7 @@ def extremal_perturbation(
             momentum = 0.9 * momentum + 0.1 * gradient
             parameters = (parameters.detach() - lr * momentum).clamp(0, 1)
             weight *= GROWTH ** (1 / iterations)
-        masks.append(expanded(parameters).detach().expand(len(x), n_channels, -1))
+        masks.append(expanded(parameters).detach().expand(len(x), n_rows, -1))
     stacked = torch.stack(masks)
     with torch.no_grad():
         seen = [1 - m if mode == "delete" else m for m in stacked]

@@ -7,7 +7,7 @@ Axes: batch channel time; cell = a mask's parameter, `step` samples apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -69,6 +69,30 @@ def area_penalty(
 def fade(x: Float[Tensor, "batch channel time"]) -> Perturb:
     """Towards zero where the mask is zero."""
     return lambda mask: x * mask
+
+
+def fade_bands(
+    x: Float[Tensor, "batch channel time"], sfreq: float | int, edges: Sequence[float | int]
+) -> Perturb:
+    """For masks `batch band time`: a band towards zero where its mask is zero.
+
+    Args:
+        sfreq: Hz.
+        edges: Hz, ascending, where bands begin and the last ends. What lies outside stays.
+    """
+    ends = [float(edge) for edge in edges]
+    if len(ends) < 2 or ends != sorted(set(ends)) or ends[0] < 0 or ends[-1] > sfreq / 2:
+        raise ValueError(
+            f"fade_bands: edges {tuple(edges)} Hz; expected at least two, ascending, between 0 and "
+            f"half the {sfreq:g} samples a second."
+        )
+    spectrum = torch.fft.rfft(x)
+    frequency = torch.fft.rfftfreq(x.shape[-1], 1 / sfreq).to(x)
+    low, high = torch.tensor([ends[:-1], ends[1:]]).to(x)[:, :, None]
+    inside = (frequency >= low) & (frequency < high)
+    parts = torch.stack([torch.fft.irfft(spectrum * band, n=x.shape[-1]) for band in inside], 1)
+    rest = x - parts.sum(1)
+    return lambda mask: rest + (mask[:, :, None] * parts).sum(1)
 
 
 def low_pass(
