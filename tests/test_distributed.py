@@ -26,7 +26,7 @@ EQUALITY = [
 ]
 RESUMED = ["tokenizer", "pretrain", "decode"]
 LIMIT_S = 900  # on a busy machine; half a minute of work
-pytestmark = pytest.mark.timeout(960)
+pytestmark = [pytest.mark.timeout(960), pytest.mark.system]
 
 
 class Runs:
@@ -74,7 +74,6 @@ def mean(values: list[list[float]]) -> list[float]:
     return [sum(step) / len(step) for step in zip(*values, strict=True)]
 
 
-@pytest.mark.system
 @pytest.mark.parametrize("name", EQUALITY)
 def test_two_processes_take_the_steps_of_one(name: str, runs: Runs) -> None:
     (alone,), both = runs(f"equal.{name}.1", 1), runs(f"equal.{name}.2", 2)
