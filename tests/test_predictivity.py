@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="one trial has no halves"):
         neural_predictivity(features, trials[:1])
     features[0, 0] = np.nan
-    with pytest.raises(ValueError, match="features hold NaN"):
+    with pytest.raises(ValueError, match="stimuli hold NaN"):
         neural_predictivity(features, trials)
     with pytest.raises(ValueError, match="'kendall' is not"):
         rsa_predictivity(trials, trials, method="kendall")

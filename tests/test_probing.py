@@ -159,7 +159,7 @@ def test_a_penalty_at_the_edge_of_its_grid_is_said(y, rng) -> None:
     [
         ({"y": np.zeros(120)}, "two classes"),
         ({"groups": np.zeros(120)}, "1 group"),
-        ({"x": np.full((120, 3), np.nan)}, "120 windows are NaN"),
+        ({"x": np.full((120, 3), np.nan)}, "features.: 120 of 120 windows hold NaN"),
         ({"x": np.zeros((10, 3))}, "window feature"),
         ({"metric": "accuracy"}, "balanced_accuracy"),
     ],
@@ -233,7 +233,7 @@ def test_f_and_means_of_a_constant_unit_are_left_out(y, rng) -> None:
         ({"ks": (0, 1)}, "from 1"),
         ({"ks": (64,)}, "all exceed 12"),
         ({"by": "depth"}, "expected mean_difference"),
-        ({"x": np.full((120, 12), np.inf)}, "all finite"),
+        ({"x": np.full((120, 12), np.inf)}, "120 of 120 windows hold NaN"),
     ],
 )
 def test_bad_input_of_a_sparse_probe_says_what_is_wrong(change, words, y, rng) -> None:

@@ -107,7 +107,7 @@ def test_padding_is_no_token():
 
 def test_moments_say_what_is_wrong():
     moments = RunningMoments(reduce="flatten")
-    with pytest.raises(ValueError, match="1 values that are not finite"):
+    with pytest.raises(ValueError, match="1 of 1 rows hold NaN"):
         moments.update(Activations({"a": np.array([[1.0, np.nan]])}))
     moments.update(Activations({"a": np.ones((3, 2)), "b": np.ones((3, 1))}))
     assert np.isnan(moments.correlation("a")).all() and np.isnan(moments.linear_cka("a", "a"))

@@ -50,6 +50,23 @@ def takes_either_by_torch(function: Callable[P, R]) -> Callable[..., R]:
     return called
 
 
+def require_finite(who: str, x: np.ndarray | Tensor, rows: str = "windows") -> None:
+    """Raise if a value is NaN or infinite.
+
+    Args:
+        who: Begins the message.
+        rows: What the first axis counts.
+    """
+    good = torch.isfinite(x) if isinstance(x, Tensor) else np.isfinite(x)
+    if good.all():
+        return
+    at = np.argwhere(~np.asarray(good.cpu() if isinstance(good, Tensor) else good))
+    raise ValueError(
+        f"{who}: {len(np.unique(at[:, 0]))} of {len(x)} {rows} hold NaN or infinite values, first "
+        f"at {at[0].tolist()}; leave them out, or repair them, first."
+    )
+
+
 def _tensor(x: np.ndarray) -> Tensor:
     # torch warns of arrays it could write to although it may not.
     x = np.ascontiguousarray(x)

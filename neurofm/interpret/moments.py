@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from neurofm.interpret.activations import Activations, Reduce, near_misses
+from neurofm.interpret.arrays import require_finite
 from neurofm.shapes import Float
 
 
@@ -98,11 +99,7 @@ class RunningMoments:
         else:
             rows = part.patterns(name, reduce=self.reduce)
         rows = np.asarray(rows, np.float64)
-        if not np.isfinite(rows).all():
-            raise ValueError(
-                f"RunningMoments: {name!r} has {int((~np.isfinite(rows)).sum())} values that are "
-                "not finite; leave those windows out."
-            )
+        require_finite(f"RunningMoments: {name!r}", rows, "rows")
         return rows
 
     def _known(self, name: str) -> None:

@@ -65,6 +65,16 @@ class Arguments:
     named: dict[str, Any]
 
 
+def names_of(sites: Sequence[str], *, who: str = "record", least: int = 1) -> list[str]:
+    """Each site once, in the order given, checked to be a list of at least so many."""
+    if isinstance(sites, str):
+        raise TypeError(f"{who}: sites is the string {sites!r}; give a list of names.")
+    names = list(dict.fromkeys(sites))
+    if len(names) < least:
+        raise ValueError(f"{who}: no site; name at least one, `sites(model)` lists them.")
+    return names
+
+
 def find(model: nn.Module, name: str, *, who: str = "record") -> Site:
     """The site of that name.
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from neurofm.ceilings import spearman_brown
+from neurofm.interpret.arrays import require_finite
 from neurofm.interpret.rsa import compare_rdms, rdm
 from neurofm.metrics import pearson_r
 from neurofm.shapes import Float, Int
@@ -331,8 +332,8 @@ def _checked(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.nda
         )
     if len(y) < 2 or (x.ndim == 3 and len(x) < 2):
         raise ValueError("neural_predictivity: one trial has no halves; two or more are needed.")
-    if x.ndim == 2 and not np.isfinite(x).all():
-        raise ValueError("neural_predictivity: model features hold NaN or infinite values.")
+    if x.ndim == 2:
+        require_finite("neural_predictivity", x, "stimuli")
     return x, y
 
 

@@ -23,7 +23,7 @@ from neurofm.interpret.activations import (
     Reduce,
     apply_reduction,
 )
-from neurofm.interpret.places import Arguments, Site, find, read
+from neurofm.interpret.places import Arguments, Site, find, names_of, read
 from neurofm.shapes import Bool
 
 
@@ -36,11 +36,9 @@ class Recorder:
     """Collects values at sites while it is open; use it through `record`."""
 
     def __init__(self, model: nn.Module, names: Sequence[str], reduce: Reduce = "none") -> None:
-        if isinstance(names, str):
-            raise TypeError(f"record: sites is the string {names!r}; give a list of names.")
         if isinstance(reduce, str) and reduce not in REDUCTIONS:
             raise ValueError(f"record: reduce={reduce!r} is not one of {REDUCTIONS} or a function.")
-        self._sites = [find(model, name) for name in dict.fromkeys(names)]
+        self._sites = [find(model, name) for name in names_of(names, least=0)]
         self._reduce = reduce
         self._handles: list[Any] = []
         self._counts: Counter[str] = Counter()

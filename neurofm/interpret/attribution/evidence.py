@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from neurofm.batch import Batch
+from neurofm.interpret.arrays import require_finite
 from neurofm.shapes import Float, Int
 
 Inputs = TypeVar("Inputs", Batch, Tensor)
@@ -162,13 +163,16 @@ def target_score(
     return logits.gather(1, target.to(logits.device)[:, None])[:, 0]
 
 
-def signals_of(batch: Batch | Tensor) -> Tensor:
+def signals_of(batch: Batch | Tensor, *, who: str = "attribution") -> Tensor:
     """The signals of a batch, checked and without history."""
     x = batch.x if isinstance(batch, Batch) else batch
-    if x.ndim != 3:
+    if x.ndim != 3 or not x.numel():
         raise ValueError(
-            f"attribution: input of shape {tuple(x.shape)}; batch channel time needed."
+            f"{who}: input of shape {tuple(x.shape)}; batch channel time needed, not empty."
         )
+    if isinstance(batch, Batch) and not batch.has_signal:
+        raise ValueError(f"{who}: the batch has tokens only; signals of windows are needed.")
+    require_finite(who, x)
     return x.detach()
 
 

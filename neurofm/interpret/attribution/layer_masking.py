@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from neurofm.batch import Batch
 from neurofm.interpret.attribution.evidence import Function, Inputs, signals_of, with_inputs
 from neurofm.interpret.attribution.rules import ACTIVATIONS, COMPOSED, seen_through, tensors_in
 from neurofm.shapes import Bool, Float
@@ -64,7 +65,7 @@ def with_mask(
         function: Of the windows; run once.
         valid: False for channels that are missing or stretches with an artefact.
     """
-    x = signals_of(batch)
+    x = batch.x if isinstance(batch, Batch) else batch
     if valid.shape != x.shape:
         raise ValueError(
             f"with_mask: mask of shape {tuple(valid.shape)} for windows of {tuple(x.shape)}."
@@ -72,7 +73,8 @@ def with_mask(
     empty = (~valid.flatten(1).any(1)).nonzero().flatten().tolist()
     if empty:
         raise ValueError(f"with_mask: nothing is valid in windows {empty[:5]}.")
-    inside = torch.where(valid, x, 0.0)
+    # NaN may be masked.
+    inside = signals_of(with_inputs(batch, torch.where(valid, x, 0.0)), who="with_mask")
     with torch.no_grad(), layer_masking(inside, valid):
         return function(with_inputs(batch, inside))
 

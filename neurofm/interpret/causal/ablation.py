@@ -26,6 +26,7 @@ from neurofm.interpret.causal.runs import (
     Metric,
     Run,
     array_of,
+    classes_of,
     each_run,
     logit_difference,
     rows_of,
@@ -34,6 +35,7 @@ from neurofm.interpret.causal.runs import (
     values_at,
 )
 from neurofm.interpret.patching import Context, Patch, patched
+from neurofm.interpret.places import names_of
 from neurofm.shapes import Float
 
 if TYPE_CHECKING:
@@ -130,6 +132,8 @@ def mean_value(
         count = count + weight.expand(*x.shape[:-1], 1).sum(axes)
         return value
 
+    if not len(data):
+        raise ValueError("mean_value: no windows to average.")
     with still(model), patched(model, {site: add}):
         (run or model)(data)
     return total / count.clamp(min=1)
@@ -184,9 +188,7 @@ def ablation(
         reference: Windows that stand for the data; `batch` itself if not given.
         rng: Draws the other windows; seed 0 if not given.
     """
-    edits = [Edit(site) for site in dict.fromkeys(sites)]
-    if not edits:
-        raise ValueError("ablation: no site; name at least one, `sites(model)` lists them.")
+    edits = [Edit(site) for site in names_of(sites, who="ablation")]
     plain, metric = _plain(model, batch, run, metric)
     values = replacements(
         model, batch, [e.site for e in edits], run=run, how=how, reference=reference, rng=rng
@@ -220,12 +222,10 @@ def circuit(
         n_random: Random circuits of the same size.
         rng: Draws them; seed 0 if not given.
     """
-    names, inside = list(dict.fromkeys(everything)), list(dict.fromkeys(sites))
+    names, inside = (names_of(some, who="circuit") for some in (everything, sites))
     outside = [site for site in inside if site not in names]
-    if outside or not inside:
-        raise ValueError(
-            f"circuit: sites {outside or 'none'} among `everything`, {len(names)} sites."
-        )
+    if outside:
+        raise ValueError(f"circuit: sites {outside} are not among `everything`, {names}.")
     rng = rng or np.random.default_rng(0)
     plain, metric = _plain(model, batch, run, metric)
     values = replacements(model, batch, names, run=run, how=how, reference=reference, rng=rng)
@@ -309,7 +309,5 @@ def _plain(
     with still(model):
         out = rows_of((run or model)(batch), len(batch))
     if metric is None:
-        if out.ndim != 2 or out.shape[1] < 2:
-            raise ValueError(f"ablation: an output of shape {tuple(out.shape)} needs a metric.")
-        metric = logit_difference(out.argmax(1))
+        metric = logit_difference(classes_of(out))
     return score_of(metric, out), metric

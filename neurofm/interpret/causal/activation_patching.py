@@ -147,11 +147,7 @@ def activation_patching(
         raise ValueError(f"activation_patching: direction={direction!r}; denoise or noise.")
     if insert not in ("resample", "mean", "zero"):
         raise ValueError(f"activation_patching: insert={insert!r}; resample, mean or zero.")
-    edits = edits_of(sites)
-    if not edits:
-        raise ValueError(
-            "activation_patching: no site; name at least one, `sites(model)` lists them."
-        )
+    edits = edits_of(sites, "activation_patching")
     names = list(dict.fromkeys(edit.site for edit in edits))
     base, other = (corrupt, clean) if direction == "denoise" else (clean, corrupt)
     out_other, values = values_at(model, other, names, run=run)

@@ -38,6 +38,7 @@ from neurofm.interpret.causal.runs import (
     still,
     values_at,
 )
+from neurofm.interpret.places import names_of
 from neurofm.shapes import Float
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def attribution_patching(
         raise ValueError(f"attribution_patching: per={per!r}; site or token.")
     if any(isinstance(site, Edit) for site in sites):
         raise TypeError("attribution_patching: whole sites only; edits need activation_patching.")
-    names = list(dict.fromkeys(sites))
+    names = names_of(sites, who="attribution_patching")
     out_clean, there = values_at(model, clean, names, run=run)
     with still(model):
         out = rows_of((run or model)(corrupt), len(corrupt)) if metric is None else out_clean

@@ -29,7 +29,7 @@ from neurofm.interpret.causal.runs import (
     values_at,
 )
 from neurofm.interpret.causal.steering import Tokens, token_values
-from neurofm.interpret.places import find, index
+from neurofm.interpret.places import find, index, names_of
 from neurofm.shapes import Float
 
 if TYPE_CHECKING:
@@ -87,8 +87,9 @@ def function_vector(
         tokens: The last real token, where the answer is given, or the mean over tokens, which then
             is also what is replaced.
     """
+    heads = names_of(heads, who="function_vector")
     if not 1 <= n_heads <= len(heads):
-        raise ValueError(f"function_vector: {n_heads} of {len(heads)} heads.")
+        raise ValueError(f"function_vector: {n_heads} of {len(heads)} heads to sum.")
     matrices = {site: _matrix(model, site) for site in heads}
     means = {
         site: token_values(model, trials, site, run=run, tokens=tokens).mean(0) for site in heads

@@ -91,12 +91,15 @@ def lesion_channels(
         n_random: Random groups of the same size for each region.
         rng: Draws them; seed 0 if not given.
     """
-    x = signals_of(batch)
+    x = signals_of(batch, who="lesion_channels")
     rng = rng or np.random.default_rng(0)
     real = np.arange(x.shape[1])
     if isinstance(batch, Batch):
         real = np.flatnonzero(batch.channel_mask.any(0).cpu().numpy())
+    _some("lesion_channels", regions, n_random)
     for name, channels in regions.items():
+        if not all(isinstance(k, int | np.integer) for k in channels):
+            raise TypeError(f"lesion_channels: {name!r} has {channels}; expected their indices.")
         wrong = sorted(set(map(int, channels)) - set(real.tolist()))
         if wrong or not len(channels) or len(set(channels)) >= len(real):
             raise ValueError(
@@ -116,22 +119,23 @@ def lesion_channels(
             kept = x.clone()
             kept[:, gone] = 0
             other: Any = replace(with_inputs(batch, kept), channel_mask=mask)
-            return float(score(other))
+            return _finite("lesion_channels", score(other))
         changed = x.clone()
         if fill == "mean":
             stay = [k for k in real.tolist() if k not in set(gone.tolist())]
             changed[:, gone] = x[:, stay].mean(1, keepdim=True)
         else:
             changed[:, gone] = 0
-        return float(score(with_inputs(batch, changed)))
+        return _finite("lesion_channels", score(with_inputs(batch, changed)))
 
+    intact = _finite("lesion_channels", score(batch))
     control = [
         [without(rng.choice(real, len(set(c)), replace=False)) for _ in range(n_random)]
         for c in regions.values()
     ]
     return Lesions(
         names=tuple(regions),
-        intact=float(score(batch)),
+        intact=intact,
         score=np.array([without(sorted(set(c))) for c in regions.values()]),
         control=np.array(control).reshape(len(regions), n_random),
         unit=unit,
@@ -159,15 +163,22 @@ def lesion_bands(
         n_random: Random bands for each.
         rng: Draws them; seed 0 if not given.
     """
-    x = signals_of(batch)
+    x = signals_of(batch, who="lesion_bands")
     rng = rng or np.random.default_rng(0)
 
     def without(low: float, high: float) -> float:
-        return float(score(with_inputs(batch, remove_band(x, float(sfreq), low, high))))
+        left = with_inputs(batch, remove_band(x, float(sfreq), low, high))
+        return _finite("lesion_bands", score(left))
 
     low, high = within[0], min(within[1], sfreq / 2)
+    _some("lesion_bands", bands, n_random)
     control = []
     for name, (a, b) in bands.items():
+        if not 0 <= a < b <= sfreq / 2:
+            raise ValueError(
+                f"lesion_bands: {name!r} is {a:g} to {b:g} Hz; expected two rising edges up to "
+                f"{sfreq / 2:g} Hz, half the rate."
+            )
         if b - a > high - low:
             raise ValueError(
                 f"lesion_bands: {name!r} is {b - a:g} Hz wide; random bands of that width do not "
@@ -177,8 +188,20 @@ def lesion_bands(
         control.append([without(s, s + b - a) for s in starts])
     return Lesions(
         names=tuple(bands),
-        intact=float(score(batch)),
+        intact=_finite("lesion_bands", score(batch)),
         score=np.array([without(*edges) for edges in bands.values()]),
         control=np.array(control).reshape(len(bands), n_random),
         unit=unit,
     )
+
+
+def _some(who: str, lesions: Mapping[str, object], n_random: int) -> None:
+    if not lesions or n_random < 1:
+        raise ValueError(f"{who}: {len(lesions)} lesions, {n_random} random ones; give some.")
+
+
+def _finite(who: str, score: float) -> float:
+    # No comparison with NaN holds, so that every lesion would look beyond its controls.
+    if not np.isfinite(score):
+        raise ValueError(f"{who}: the score is {score}; expected a finite number.")
+    return float(score)

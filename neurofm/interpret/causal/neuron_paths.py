@@ -25,6 +25,7 @@ from neurofm.interpret.causal.runs import (
     ROWS,
     Metric,
     Run,
+    classes_of,
     copies,
     logit_difference,
     rows_of,
@@ -33,6 +34,7 @@ from neurofm.interpret.causal.runs import (
     values_at,
 )
 from neurofm.interpret.patching import Context, Patch, patched
+from neurofm.interpret.places import names_of
 from neurofm.shapes import Float
 
 if TYPE_CHECKING:
@@ -102,11 +104,13 @@ def neuron_path(
         n_random: Random paths beside it.
         rng: Draws them; seed 0 if not given.
     """
-    n = len(batch)
+    layers, n = names_of(layers, who="neuron_path"), len(batch)
+    if steps < 1:
+        raise ValueError(f"neuron_path: steps is {steps}, expected at least 1.")
     out, values = values_at(model, batch, layers, run=run)
     out = rows_of(out, n)
     if metric is None:
-        metric = logit_difference(out.argmax(1))
+        metric = logit_difference(classes_of(out))
     plain = score_of(metric, out)
 
     def without(paths: list[list[tuple[str, int]]]) -> np.ndarray:

@@ -30,6 +30,7 @@ from neurofm.interpret.causal.runs import (
     values_at,
 )
 from neurofm.interpret.patching import Context, Patch, patched
+from neurofm.interpret.places import names_of
 
 
 @torch.no_grad()
@@ -58,9 +59,10 @@ def path_patching(
         Effects of denoising, by edge.
     """
     same_windows(clean, corrupt)
+    receivers = names_of(receivers, who="path_patching")
     if sender in receivers:
         raise ValueError(f"path_patching: {sender!r} is the sender and a receiver.")
-    held = [site for site in dict.fromkeys(frozen) if site != sender]
+    held = [site for site in names_of(frozen, who="path_patching", least=0) if site != sender]
     out_clean, there = values_at(model, clean, [sender], run=run)
     out_corrupt, here = values_at(model, corrupt, held, run=run)
     out_clean, out_corrupt = (rows_of(out, len(clean)) for out in (out_clean, out_corrupt))

@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from neurofm.batch import Batch
+from neurofm.interpret.arrays import require_finite
 from neurofm.interpret.attribution.evidence import repeated
 from neurofm.interpret.patching import Context, Patch, patched
-from neurofm.shapes import Float
+from neurofm.interpret.places import names_of
+from neurofm.shapes import Float, Int
 
 Run = Callable[[Any], Any]
 Metric = Callable[[Any], Tensor]
@@ -150,11 +152,11 @@ class Edit:
         return self.name or self.site
 
 
-def edits_of(sites: Sequence[str | Edit]) -> list[Edit]:
-    """Sites as edits."""
-    if isinstance(sites, str):
-        raise TypeError(f"causal: sites is the string {sites!r}; give a list.")
-    return [site if isinstance(site, Edit) else Edit(site) for site in sites]
+def edits_of(sites: Sequence[str | Edit], who: str) -> list[Edit]:
+    """Sites as edits, at least one."""
+    edits = [site if isinstance(site, Edit) else Edit(site) for site in sites]
+    names_of([edit.site for edit in edits] if not isinstance(sites, str) else sites, who=who)
+    return edits
 
 
 def each_run(
@@ -216,7 +218,9 @@ def copies(batch: Any, times: int) -> Any:
 
 
 def rows_of(out: Any, n: int) -> Tensor:
-    """The output, checked to have one row per window."""
+    """The output, checked to have one row per window, and that there is a window."""
+    if n == 0:
+        raise ValueError("causal: no windows; an effect needs one or more.")
     if not isinstance(out, Tensor) or out.ndim == 0 or len(out) != n:
         what = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise ValueError(
@@ -235,6 +239,7 @@ def score_of(metric: Metric, out: Tensor) -> Float[Tensor, " window"]:
             f"causal: the metric returned {what} for {len(out)} windows; one number per window "
             "is needed."
         )
+    require_finite("causal: the metric", score.detach())
     return score
 
 
@@ -244,6 +249,21 @@ def same_windows(clean: Any, corrupt: Any) -> None:
         raise ValueError(
             f"causal: {len(clean)} clean and {len(corrupt)} corrupt windows; they are pairs."
         )
+    one, two = _form(clean), _form(corrupt)
+    if one != two:
+        raise ValueError(
+            f"causal: clean windows have {one}, corrupt ones {two}; pairs have the same "
+            "channels and length, at the same rate."
+        )
+
+
+def _form(batch: Any) -> str:
+    x = batch.x if isinstance(batch, Batch) else batch
+    shape = f"shape {tuple(x.shape[1:])}" if isinstance(x, Tensor) else ""
+    if not isinstance(batch, Batch):
+        return shape
+    names = f", channels {' '.join(batch.names)}" if batch.names else ""
+    return f"{shape} at {batch.sfreq:g} Hz{names}"
 
 
 def apart(found: Sequence[Any], held: Sequence[Any], who: str) -> None:
@@ -275,13 +295,9 @@ def logit_difference(
     """
 
     def metric(logits: Tensor) -> Tensor:
-        def column(target: Tensor | int) -> Tensor:
-            index = torch.as_tensor(target, device=logits.device).expand(len(logits))[:, None]
-            return index
-
-        one = column(first)
+        one = _column(logits, first)
         if second is not None:
-            return (logits.gather(1, one) - logits.gather(1, column(second)))[:, 0]
+            return (logits.gather(1, one) - logits.gather(1, _column(logits, second)))[:, 0]
         others = logits.scatter(1, one, float("-inf"))
         return logits.gather(1, one)[:, 0] - others.amax(1)
 
@@ -292,20 +308,37 @@ def probability(target: Tensor | int) -> Callable[[Tensor], Tensor]:
     """Metric: probability of a class, or of one class per window. It saturates: see logits too."""
 
     def metric(logits: Tensor) -> Tensor:
-        index = torch.as_tensor(target, device=logits.device).expand(len(logits))[:, None]
-        return logits.softmax(1).gather(1, index)[:, 0]
+        return logits.softmax(1).gather(1, _column(logits, target))[:, 0]
 
     return metric
 
 
+def _column(logits: Tensor, target: Tensor | int) -> Int[Tensor, "window 1"]:
+    """The class of each window as an index, checked."""
+    classes_of(logits)
+    n, k = logits.shape
+    index = torch.as_tensor(target, device=logits.device)
+    whole = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
+    if not whole or index.shape not in ((), (n,)) or not bool(((index >= 0) & (index < k)).all()):
+        raise ValueError(
+            f"causal: class {target} of {n} windows with {k} logits; expected an integer from 0 to "
+            f"{k - 1}, or one per window."
+        )
+    return index.long().expand(n)[:, None]
+
+
+def classes_of(out: Tensor) -> Tensor:
+    """Class with the largest logit in each window, of an output checked to be logits."""
+    if out.ndim != 2 or out.shape[1] < 2:
+        raise ValueError(
+            f"causal: an output of shape {tuple(out.shape)} is no logits of classes; give a metric."
+        )
+    return out.argmax(1)
+
+
 def contrast(clean: Tensor, corrupt: Tensor) -> tuple[Tensor, Tensor]:
     """Per window the class the clean run chooses, and the one the corrupt run prefers to it."""
-    if clean.ndim != 2 or clean.shape[1] < 2:
-        raise ValueError(
-            f"causal: an output of shape {tuple(clean.shape)} is no logits of classes; give a "
-            "metric."
-        )
-    wanted = clean.argmax(1)
+    wanted = classes_of(clean)
     return wanted, corrupt.scatter(1, wanted[:, None], float("-inf")).argmax(1)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from neurofm.interpret.arrays import require_finite
 from neurofm.interpret.causal.runs import (
     Metric,
     Run,
@@ -29,6 +30,7 @@ from neurofm.interpret.causal.runs import (
     still,
 )
 from neurofm.interpret.patching import Context, Patch, patched
+from neurofm.interpret.places import names_of
 from neurofm.shapes import Float
 
 if TYPE_CHECKING:
@@ -124,13 +126,20 @@ def token_values(
 
     with still(model), patched(model, {site: keep}):
         (run or model)(batch)
-    return torch.stack(kept).mean(0)
+    found = rows_of(torch.stack(kept).mean(0), len(batch))
+    require_finite(f"steering: {site!r}", found)
+    return found
 
 
 def added(vector: Float[Tensor, " dim"], alpha: float | int = 1.0) -> Patch:
     """Patch that adds alpha times a vector to every token; nothing at all for alpha 0."""
 
-    def add(value: Tensor, _: Context) -> Tensor:
+    def add(value: Tensor, context: Context) -> Tensor:
+        if vector.shape != value.shape[-1:]:
+            raise ValueError(
+                f"steering: a vector of shape {tuple(vector.shape)} for values of "
+                f"{tuple(value.shape)} at {context.site!r}; expected one entry for each unit."
+            )
         return value if alpha == 0 else value + alpha * vector.to(value)
 
     return add
@@ -165,6 +174,7 @@ def steering(
             divergence between the probabilities of all classes but `target`, or without a target
             the change of the output relative to its size.
     """
+    names_of(list(vectors), who="steering")
     apart(found_on, [batch], "steering")
     n = len(batch)
     with still(model):
@@ -174,10 +184,10 @@ def steering(
         if target is None:
             off_target, unit = _relative_change, "relative change of the output"
         else:
-            if plain.ndim != 2 or plain.shape[1] < 3:
+            if plain.ndim != 2 or plain.shape[1] < 3 or not 0 <= target < plain.shape[1]:
                 raise ValueError(
                     f"steering: an output of shape {tuple(plain.shape)} has no two classes beside "
-                    "the target. Leave out target, or give off_target."
+                    f"the target {target}. Leave out target, or give off_target."
                 )
             off_target, unit = _other_classes(target), "KL of the other classes (nats)"
     scores, others, lengths = [], [], []

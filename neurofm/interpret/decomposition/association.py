@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, rankdata
 
-from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.arrays import require_finite, takes_either
 from neurofm.shapes import Float
 from neurofm.stats import bootstrap_interval, fdr
 
@@ -78,8 +78,7 @@ def associate(
             f"associate: {len(latents)} windows, {len(y)} classes, {len(subject)} subjects; one "
             "each per window."
         )
-    if not np.isfinite(latents).all():
-        raise ValueError("associate: latents hold NaN; leave those windows out.")
+    require_finite("associate", latents)
     compared = [1] if len(labels) == 2 else list(range(len(labels)))
     people = np.unique(subject)
     area = np.full((len(people), latents.shape[1], len(compared)), np.nan)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from neurofm.interpret.arrays import takes_either_by_torch
+from neurofm.interpret.arrays import require_finite, takes_either_by_torch
 from neurofm.shapes import Float
 
 if TYPE_CHECKING:
@@ -98,6 +98,15 @@ def dark_matter(
             recordings in `test`, whose samples resemble their neighbours.
         test: Judges it.
     """
+    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or len(test) < 2:
+        raise ValueError(
+            f"dark_matter: train of {tuple(train.shape)}, test of {tuple(test.shape)}; expected "
+            "sample dim with the same features, two samples or more."
+        )
+    for name, part in (("train", train), ("test", test)):
+        require_finite(f"dark_matter ({name})", part, "samples")
+    if not (test != test[0]).any():
+        raise ValueError(f"dark_matter: the {len(test)} test samples do not vary.")
     if len(train) < ENOUGH * train.shape[1]:
         warnings.warn(
             f"dark_matter: {len(train)} samples for {train.shape[1]} features; with fewer than "

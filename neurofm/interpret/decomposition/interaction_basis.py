@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurofm.interpret.arrays import takes_either_by_torch
+from neurofm.interpret.arrays import require_finite, takes_either_by_torch
 from neurofm.shapes import Float
 
 if TYPE_CHECKING:
@@ -125,9 +125,7 @@ def _checked(activations: Tensor) -> Tensor:
         raise ValueError(
             f"local interaction basis: {f.shape[1]} features; it is meant for at most {WIDEST}."
         )
-    bad = int((~f.isfinite()).any(1).sum())
-    if bad:
-        raise ValueError(f"local interaction basis: {bad} of {len(f)} samples hold NaN; drop them.")
+    require_finite("local interaction basis", f, "samples")
     return f
 
 

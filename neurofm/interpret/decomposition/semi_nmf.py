@@ -17,7 +17,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from sklearn.cluster import KMeans
 
-from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.arrays import require_finite, takes_either
 from neurofm.shapes import Float, Int
 
 if TYPE_CHECKING:
@@ -113,15 +113,15 @@ def semi_nmf(
         ValueError: More features than samples, or values that are not finite.
     """
     a = np.asarray(a, dtype=np.float64)
+    if a.ndim != 2:
+        raise ValueError(f"semi_nmf: activations of shape {a.shape}; expected dim sample.")
     dim, n = a.shape
     if not 1 <= n_features <= n:
         raise ValueError(
             f"semi_nmf: {n_features} features of {n} samples; use at most as many features as "
             "samples, or more samples."
         )
-    bad = int((~np.isfinite(a)).any(0).sum())
-    if bad:
-        raise ValueError(f"semi_nmf: {bad} of {n} samples hold NaN or infinity; leave them out.")
+    require_finite("semi_nmf", a.T, "samples")
     if sparsity is not None and not 0 < sparsity <= 1:
         raise ValueError(f"semi_nmf: sparsity is {sparsity}, expected above 0, at most 1, or None.")
     weights = _start(a, n_features, start, np.random.default_rng(seed))

@@ -16,7 +16,7 @@ import numpy as np
 from sklearn.covariance import ledoit_wolf
 from sklearn.neighbors import NearestNeighbors
 
-from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.arrays import require_finite, takes_either
 from neurofm.shapes import Float
 
 
@@ -106,9 +106,7 @@ def checked(name: str, train: Any, test: Any) -> tuple[np.ndarray, np.ndarray]:
         )
     if len(first) < 2:
         raise ValueError(f"{name}: {len(first)} familiar sample; at least two are needed.")
-    if not np.isfinite(first).all():
-        bad = int((~np.isfinite(first).all(1)).sum())
-        raise ValueError(f"{name}: {bad} of {len(first)} familiar samples hold NaN or infinity.")
+    require_finite(name, first, "familiar samples")
     return first, second
 
 

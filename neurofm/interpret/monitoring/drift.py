@@ -136,7 +136,8 @@ class Drift:
                         f"Drift: {name!r} has shape {value.shape}, but {before[name].shape} "
                         "earlier; give the same samples every time."
                     )
-                row[f"{name}/cka"] = linear_cka(before[name], value)
+                known = np.isfinite(before[name]).all() and np.isfinite(value).all()
+                row[f"{name}/cka"] = linear_cka(before[name], value) if known else float("nan")
             row[f"{name}/effective_rank"] = effective_rank(value)
             row[f"{name}/dead_units"] = dead_units(value)
         self._kept = [*self._kept, now][-self.back :]

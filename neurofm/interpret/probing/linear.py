@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.arrays import require_finite, takes_either
 from neurofm.linear import make_folds
 from neurofm.linear.folds import Fold
 from neurofm.metrics import auroc, balanced_accuracy, r2_score
@@ -320,9 +320,6 @@ def _finite(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
             "window feature."
         )
     for word, values in (("features", features), ("targets", target)):
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            bad = int((~np.isfinite(values.reshape(len(values), -1)).all(1)).sum())
-            raise ValueError(
-                f"{name}: {word} of {bad} windows are NaN or infinite; leave them out."
-            )
+        if values.dtype.kind == "f":
+            require_finite(f"{name} ({word})", values)
     return features, target

@@ -20,7 +20,7 @@ from sklearn.feature_selection import f_classif, mutual_info_classif
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import l1_min_c
 
-from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.arrays import require_finite, takes_either
 from neurofm.interpret.similarity.shape import random_rotation
 from neurofm.linear import make_folds
 from neurofm.metrics import balanced_accuracy
@@ -177,10 +177,9 @@ def sparse_probe(
         rng: Draws the rotations.
     """
     values, target, own = np.asarray(x, dtype=np.float64), np.asarray(y), np.asarray(groups)
-    if values.ndim != 2 or not np.isfinite(values).all():
-        raise ValueError(
-            f"sparse_probe: activations of shape {values.shape}; expected window unit, all finite."
-        )
+    if values.ndim != 2:
+        raise ValueError(f"sparse_probe: activations {values.shape}; expected window unit.")
+    require_finite("sparse_probe", values)
     classes = np.unique(target)
     if len(classes) < 2:
         raise ValueError(f"sparse_probe: every label is {target[0]!r}; expected two classes.")
@@ -264,8 +263,7 @@ def _two_classes(name: str, x: Any, y: Any) -> tuple[np.ndarray, np.ndarray]:
     values, target = np.asarray(x, dtype=np.float64), np.asarray(y)
     if values.ndim != 2 or len(values) != len(target):
         raise ValueError(f"{name}: activations {values.shape} for {len(target)} labels.")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name}: activations hold NaN or infinity; leave those windows out.")
+    require_finite(name, values)
     classes = np.unique(target)
     if len(classes) != 2:
         raise ValueError(

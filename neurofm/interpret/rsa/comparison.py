@@ -167,6 +167,14 @@ def compare_models(
     x = np.stack([one.values for one in models.values()])
     y = np.stack([one.values for one in people.values()])
     k, s, n = len(x), len(y), len(first.labels)
+    missing = np.isnan(np.concatenate([x, y]))
+    if (~missing.any(0)).sum() < 3:
+        worst = [*models, *people][int(missing.sum(1).argmax())]
+        raise ValueError(
+            f"compare_models: {int((~missing.any(0)).sum())} of {missing.shape[1]} pairs of "
+            f"conditions are known in all RDMs; {worst!r} lacks {int(missing.sum(1).max())}. Leave "
+            "it out, or the conditions it lacks."
+        )
     whole = resample(x, y, method)
     scores, ceiling = whole.by_subject[0], whole.ceiling[0]
     conditions = generator.integers(n, size=(n_bootstrap, n))

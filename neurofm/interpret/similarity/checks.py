@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 
+from neurofm.interpret.arrays import require_finite
+
 
 def pair(
     name: str, x: np.ndarray, y: np.ndarray, *, least: int = 2, same_width: bool = False
@@ -26,12 +28,7 @@ def pair(
     if same_width and x.shape[1] != y.shape[1]:
         raise ValueError(f"{name}: {x.shape[1]} and {y.shape[1]} units; expected as many.")
     for side in (x, y):
-        if not np.isfinite(side).all():
-            bad = int((~np.isfinite(side)).any(1).sum())
-            raise ValueError(
-                f"{name}: {bad} of {len(side)} samples hold NaN or infinite values; leave them "
-                "out of both sides first."
-            )
+        require_finite(name, side, "samples")
     return x, y
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from neurofm.interpret.arrays import takes_either_by_torch
+from neurofm.interpret.arrays import require_finite, takes_either_by_torch
 from neurofm.shapes import Float
 
 _NAN = float("nan")
@@ -46,7 +46,7 @@ def linear_cka(
         NaN if a side has no variance (or, debiased, a non-positive one) or contains NaN.
 
     Raises:
-        ValueError: Different numbers of samples, or fewer than four when debiased.
+        ValueError: Different numbers of samples, fewer than four when debiased, or infinite values.
     """
     x, y = _checked(x, y, debiased, dtype)
     a, b = _squares(x), _squares(y)
@@ -259,6 +259,8 @@ def _enough(n: int, debiased: bool) -> None:
 def _checked(
     x: Tensor, y: Tensor, debiased: bool, dtype: torch.dtype = torch.float64
 ) -> tuple[Tensor, Tensor]:
+    if x.ndim != 2 or y.ndim != 2:
+        raise ValueError(f"CKA: shapes {tuple(x.shape)} and {tuple(y.shape)}; expected 2 axes.")
     if len(y) != len(x):
         raise ValueError(f"CKA: {len(x)} and {len(y)} windows; both sides need the same ones.")
     _enough(len(x), debiased)
@@ -268,7 +270,10 @@ def _checked(
 
 def _centred(x: Tensor, dtype: torch.dtype) -> Tensor:
     x = x.double()
-    centred = x - x.mean(0)
+    mean = x.mean(0)
+    if not mean.isfinite().all() and x.isinf().any():  # NaN alone is passed on
+        require_finite("CKA", x)
+    centred = x - mean
     # A constant column would leave the rounding error of its mean, and an alignment made of it.
     centred[:, x.amax(0) == x.amin(0)] = 0.0
     return centred.to(dtype)

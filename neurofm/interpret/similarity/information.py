@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.arrays import require_finite, takes_either
 from neurofm.shapes import Float, Int
 
 if TYPE_CHECKING:
@@ -257,8 +257,7 @@ def _activity(t: np.ndarray) -> np.ndarray:
     t = np.asarray(t, dtype=np.float64)
     if t.ndim != 2 or not len(t):
         raise ValueError(f"information: activity of shape {t.shape}; expected sample by unit.")
-    if not np.isfinite(t).all():
-        raise ValueError("information: activity holds NaN or infinite values; leave them out.")
+    require_finite("information", t, "samples")
     return t
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.arrays import require_finite, takes_either
 from neurofm.interpret.similarity.shape import nearest_rotation, random_rotation
 from neurofm.shapes import Float
 
@@ -291,8 +291,8 @@ def _samples(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         )
     if min(x.shape[1], y.shape[1]) < 2:
         raise ValueError("energy distance: one trial has no distance to another; 2 are needed.")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise ValueError("energy distance: NaN or infinite responses; leave those trials out.")
+    for side in (x, y):
+        require_finite("energy distance", side, "stimuli")
     return x, y
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from neurofm.interpret.arrays import takes_either
+from neurofm.interpret.arrays import require_finite, takes_either
 from neurofm.interpret.patching import Context, patched
 from neurofm.interpret.recorder import record
 from neurofm.interpret.similarity.checks import means_that_exist
@@ -189,12 +189,7 @@ def _layers(h: np.ndarray) -> np.ndarray:
             f"describe_trajectory: activations of shape {h.shape}; expected two layers or more by "
             "sample by unit. Stack layers of one width, or moments of a recording."
         )
-    if not np.isfinite(h).all():
-        bad = int((~np.isfinite(h)).any((0, 2)).sum())
-        raise ValueError(
-            f"describe_trajectory: {bad} of {h.shape[1]} samples hold NaN or infinite values; "
-            "leave them out first."
-        )
+    require_finite("describe_trajectory", h.swapaxes(0, 1), "samples")
     return h
 
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from neurofm.batch import Batch
+from neurofm.interpret.arrays import require_finite
 from neurofm.shapes import Float
 
 Bound = Literal["channel", "total", "none"]
@@ -289,8 +290,7 @@ def windows_of(windows: Any) -> Float[Tensor, "window channel time"]:
         raise ValueError("synthesis: the batch has tokens only; signals of windows are needed.")
     if x.ndim != 3 or not len(x):
         raise ValueError(f"synthesis: windows of {tuple(x.shape)}; window channel time is needed.")
-    if not torch.isfinite(x).all():
-        raise ValueError("synthesis: windows hold NaN or infinite values; leave those out.")
+    require_finite("synthesis", x)
     return x.detach()
 
 
