@@ -119,8 +119,9 @@ def done(small: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 
 
 def records_in(out: Path) -> list[dict[str, Any]]:
-    lines = (out / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    from neurofm.evaluate.records import read_lines
+
+    return read_lines(out / "records.jsonl")
 
 
 def test_every_cell_leaves_one_record(done: tuple[Path, Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import pytest
 import yaml
 
 from neurofm import cards
+from neurofm.evaluate.records import read_lines
 
 SUITES = cards.root("recipes") / "benchmarks"
 DONE = sorted(path.parent for path in SUITES.glob("*/records.jsonl"))
@@ -62,8 +62,7 @@ def test_the_table_is_what_the_records_give(folder: Path) -> None:
 def test_the_results_are_those_of_the_suite_as_it_is(folder: Path) -> None:
     card = SUITES / f"{folder.name}.yaml"
     was = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    text = (folder / "records.jsonl").read_text(encoding="utf-8")
-    records = [json.loads(line) for line in text.splitlines()]
+    records = read_lines(folder / "records.jsonl")
 
     assert yaml.safe_load(card.read_text(encoding="utf-8")) == was
     assert {record["method"] for record in records} <= set(was["methods"])
@@ -79,8 +78,7 @@ def test_windows_of_the_results_are_those_the_code_makes(folder: Path, corpora: 
     suite = read_suite(str(folder / "config.yaml"))
     method = suite.card["reference"]
     known = {}
-    for line in (folder / "records.jsonl").read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for record in read_lines(folder / "records.jsonl"):
         if record["method"] == method and record["fold"] == 0:
             cell = (record["dataset"], record["protocol"], record["share"], record["seed"])
             known[cell] = (record["windows"], record["key"])

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from neurofm.data.rows import Row, Split
+from neurofm.evaluate.records import read_lines
 
 
 def rows_of(people: int = 4, trials: int = 30) -> list[Row]:
@@ -199,8 +200,7 @@ def test_a_cell_that_fails_leaves_the_others_and_is_named(
 
     assert run(file, tmp_path / "out") == 1
     said = capfd.readouterr().err
-    lines = (tmp_path / "out" / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    records = read_lines(tmp_path / "out" / "records.jsonl")
 
     assert "skipped absent: cho2017" in said and "neurofm fetch cho2017" in said
     assert "failed: toy people bad fold 2 seed 0" in said and "9 failed" in said
@@ -223,8 +223,7 @@ def test_a_part_of_a_suite_keeps_the_records_of_the_rest(
     file = suite_file(small, tmp_path, csp=(CSP, {}), tangent=(tangent, {}))
     assert run(file, tmp_path / "out", "--methods", "tangent", "--protocols", "people") == 0
     assert run(file, tmp_path / "out", "--models", "csp", "--datasets", "toy") == 0
-    lines = (tmp_path / "out" / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
+    records = read_lines(tmp_path / "out" / "records.jsonl")
 
     assert len(records) == 3 + 9
     hashes = {
