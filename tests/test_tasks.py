@@ -147,6 +147,7 @@ def plant(task: Any, model: Any, code_of: Any) -> None:
     task._cache = TokenCache(tokenize, limit_gb=0.0)
 
 
+@pytest.mark.system
 def test_pretraining_beats_the_unigram_entropy_of_planted_codes(small, model, tmp_path):
     """All tokens of a window have one code, drawn anew: context tells it, frequency does not."""
     task = Pretrain(model, lr=3e-2, warmup=0.05)
