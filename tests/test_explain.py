@@ -13,10 +13,12 @@ import yaml
 from torch import nn
 
 from neurofm import cli
+from neurofm.batch import Batch
 from neurofm.cli.explain.dictionary import sparse
 from neurofm.cli.explain.explaining import Held, bands, evidence, filter_patterns
 from neurofm.cli.explain.inside import _entries, _pooled, by_window, layers, look_inside
 from neurofm.cli.explain.intervening import patching
+from neurofm.data import Windows
 from neurofm.live.decoder import load_decoder
 
 NAMES = ["FC3", "FC4", "C3", "C4", "Cz", "CP3", "CP4", "Pz"]
@@ -135,6 +137,35 @@ def test_what_does_not_apply_says_why(trained: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Held, "same_sensors", False)
     with pytest.raises(ValueError, match="evidence: the recordings have different channels"):
         evidence(decoder, held, seed=0)
+
+
+def test_broken_windows_and_missing_classes_leave_the_rest(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _held(trained, 12)
+    lost = whole.chosen[2]
+    plain = Windows.batch
+
+    def batch(self: Windows, members: list[int]) -> Batch:
+        given = plain(self, members)
+        hit = torch.tensor([i == lost for i in members])
+        return replace(given, x=torch.where(hit[:, None, None], torch.nan, given.x))
+
+    def one_class(self: Held, members: list[int], n: int, seed: int) -> list[int]:
+        return [i for i in balanced(self, members, n, seed) if self.rows[i].label == "left_hand"]
+
+    monkeypatch.setattr(Windows, "batch", batch)
+    held = _held(trained, 12)
+    assert held.chosen == [i for i in whole.chosen if i != lost] and held.broken == [lost]
+    balanced = Held.balanced
+    monkeypatch.setattr(Held, "balanced", one_class)
+    methods = ["--methods", "evidence", "patching"]
+    arguments = ["explain", str(trained), *methods, "--windows", "12", "--out", str(tmp_path)]
+    assert cli.main(arguments) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Left out for NaN or infinite values: 1 windows" in told
+    assert "patching: not possible here." in told
+    assert "right_hand at" not in told and "There is no held-out window of right_hand." in told
 
 
 def _held(trained: Path, n: int) -> Held:

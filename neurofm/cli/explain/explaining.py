@@ -61,23 +61,46 @@ class Held:
         self.labels = [str(label) for label in self.data.labels]
         self.rows: list[Row] = list(self.data.rows)
         self.windows = cast(Any, self.data.windows)
+        self.broken: list[int] = []
         self.chosen = self.balanced(self.split.test, n, seed)
+        if not self.chosen:
+            raise ValueError(
+                f"{folder}: none of {len(self.split.test)} test windows can be used; "
+                f"{len(self.broken)} looked at hold NaN or infinite values."
+            )
         self.sensors = self.windows.entries[0].sensors
 
     def balanced(self, members: Sequence[int], n: int, seed: int) -> list[int]:
-        """At most n of some windows, as many of each class as there are."""
+        """At most n of some windows, as many of each class as there are.
+
+        Windows that are not finite are left out and kept in `broken`.
+        """
         draw = np.random.default_rng(seed)
         each = max(1, n // len(self.labels))
         found: list[int] = []
         for label in self.labels:
             own = [i for i in members if str(self.rows[i].label) == label]
             found += draw.permutation(own)[:each].tolist()
-        return found
+        wrong = [i for part in _parts(found) for i in self._not_finite(part)]
+        self.broken += [i for i in wrong if i not in self.broken]
+        return [i for i in found if i not in wrong]
+
+    def _not_finite(self, members: list[int]) -> list[int]:
+        batch = self.windows.batch(members)
+        if not batch.has_signal:
+            return []
+        good = batch.x.isfinite().flatten(1).all(1).tolist()
+        return [i for i, whole in zip(members, good, strict=True) if not whole]
+
+    @property
+    def present(self) -> list[str]:
+        """Labels that the chosen windows have."""
+        found = {str(self.rows[i].label) for i in self.chosen}
+        return [label for label in self.labels if label in found]
 
     def batches(self, members: list[int]) -> list[tuple[Batch, Tensor]]:
         """Windows with their classes, a few at a time."""
-        parts = [members[i : i + _CHUNK] for i in range(0, len(members), _CHUNK)]
-        return [(self.windows.batch(part), self.classes(part)) for part in parts]
+        return [(self.windows.batch(part), self.classes(part)) for part in _parts(members)]
 
     def classes(self, members: list[int]) -> Tensor:
         """Position of each window's label."""
@@ -97,6 +120,10 @@ class Held:
         used = {self.rows[i].recording for i in members}
         names = {e.sensors.names for e in self.windows.entries if e.recording.id in used}
         return len(names) == 1
+
+
+def _parts(members: list[int]) -> list[list[int]]:
+    return [members[i : i + _CHUNK] for i in range(0, len(members), _CHUNK)]
 
 
 @dataclass(frozen=True)
@@ -154,8 +181,8 @@ def evidence(decoder: RunDecoder, held: Held, *, seed: int) -> Evidence:
     classes = held.classes(held.chosen).numpy()
     seconds = 1 / held.windows.sfreq
     maps, course = {}, {}
-    for i, label in enumerate(held.labels):
-        own = values[classes == i].mean(0)
+    for label in held.present:
+        own = values[classes == held.labels.index(label)].mean(0)
         maps[label] = 100 * own.sum(1) / own.sum()
         course[label] = 100 * own.sum(0) / own.sum() / seconds
     weights = [len(part.values) for part in parts]

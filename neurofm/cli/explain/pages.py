@@ -72,10 +72,17 @@ def explain_run(args: argparse.Namespace) -> int:
         with console.status(f"{name} ..."):
             try:
                 sections[name]()
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:
                 report.add_lines([f"{name}: not possible here. {error}"])
     if not report.sections:
         raise ValueError(" ".join(report.lines))
+    if missing := [label for label in held.labels if label not in held.present]:
+        report.add_lines([f"There is no held-out window of {', '.join(missing)}."])
+    if held.broken:
+        where = ", ".join(sorted({str(held.rows[i].recording) for i in held.broken}))
+        report.add_lines(
+            [f"Left out for NaN or infinite values: {len(held.broken)} windows ({where})."]
+        )
     page = report.save(args.out or folder / "explain")
     for line in report.lines:
         console.print(line, highlight=False, markup=False)
