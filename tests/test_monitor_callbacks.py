@@ -288,7 +288,7 @@ def test_monitors_are_built_from_a_recipe() -> None:
 def test_a_site_that_does_not_exist_stops_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"MassiveActivationMonitor: Toy has no module 'blocks.1'"):
         fit(Toy(), tmp_path, MassiveActivationMonitor(["blocks.1"]))
-    with pytest.raises(ValueError, match="expected a list"):
+    with pytest.raises(ValueError, match="NotFiniteMonitor: no site"):
         NotFiniteMonitor([])
     with pytest.raises(ValueError, match="expected 1 up"):
         NotFiniteMonitor(["a"], every_n_steps=0)

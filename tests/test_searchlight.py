@@ -227,3 +227,15 @@ def test_a_map_without_shuffles_has_no_significance():
         found.significant()
     with pytest.raises(ValueError, match="max, fdr"):
         found.significant(correction="bonferroni")
+
+
+def test_spheres_around_some_voxels_are_those_among_all():
+    position = brain(60)
+    position[7] = np.nan
+    every, middle = find_spheres(position, radius_mm=6)
+    some, chosen = find_spheres(position, radius_mm=6, centres=[41, 3])
+    assert chosen.tolist() == [41, 3] and 7 not in middle
+    for sphere, voxel in zip(some, chosen, strict=True):
+        np.testing.assert_array_equal(sphere, every[middle.tolist().index(voxel)])
+        apart = np.linalg.norm(position - position[voxel], axis=1)
+        np.testing.assert_array_equal(sphere, np.flatnonzero(apart <= 0.006 + 1e-9))

@@ -34,6 +34,7 @@ from neurofm.evaluate.sphere_scores import (
     products,
     touching,
 )
+from neurofm.interpret.rsa.neighbourhoods import point_spheres
 from neurofm.shapes import Bool, Float, Int
 from neurofm.types import Result
 
@@ -148,8 +149,6 @@ def find_spheres(
             "searchlight: no voxel has a position. Read images with an affine, or give positions "
             "in metres."
         )
-    if not radius_mm > 0:
-        raise ValueError(f"searchlight: radius of {radius_mm} mm, expected above 0.")
     wanted = known if centres is None else np.asarray(centres, dtype=int)
     if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(position)):
         raise ValueError(
@@ -158,16 +157,14 @@ def find_spheres(
         )
     if not np.isfinite(position[wanted]).all():
         raise ValueError("searchlight: some centres have no position.")
-    tree = cKDTree(position[known])
-    found = tree.query_ball_point(position[wanted], radius_mm / 1000 * (1 + 1e-6))
-    spheres = [known[np.sort(np.array(one, dtype=int))] for one in found]
-    keep = [i for i, sphere in enumerate(spheres) if len(sphere) >= min_voxels]
-    if not keep:
-        raise ValueError(
-            f"searchlight: no sphere of {radius_mm} mm holds {min_voxels} voxels. Take a larger "
-            "radius."
-        )
-    return [spheres[i] for i in keep], wanted[keep]
+    found = point_spheres(
+        position[known],
+        radius=radius_mm / 1000,
+        centres=None if centres is None else np.searchsorted(known, wanted),
+        min_places=min_voxels,
+    )
+    spheres = np.split(known[found.incidence.indices], found.incidence.indptr[1:-1])
+    return spheres, known[found.centre]
 
 
 def searchlight(

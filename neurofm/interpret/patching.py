@@ -9,15 +9,13 @@ splicing in autoencoders are functions given to it. Gradients flow through what 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from torch import Tensor, nn
 
-from neurofm.interpret.places import Arguments, Site, find, read, write
+from neurofm.interpret.places import Hooked, Site, read, write
 
 
 @dataclass(frozen=True)
@@ -40,12 +38,14 @@ class Context:
 Patch = Callable[[Tensor, Context], Tensor]
 
 
-class Patched:
+class Patched(Hooked):
     """Changes values at sites while it is open; use it through `patched`."""
 
     def __init__(self, model: nn.Module, patches: Mapping[str, Patch]) -> None:
-        self._patches = [(find(model, name, who="patched"), f) for name, f in patches.items()]
-        for site, f in self._patches:
+        super().__init__(model, list(patches), who="patched")
+        self._patches = dict(patches)
+        for site in self._sites:
+            f = self._patches[site.name]
             if not callable(f):
                 raise TypeError(
                     f"patched: {site.name!r} got a {type(f).__name__}; give a function "
@@ -56,28 +56,11 @@ class Patched:
                     f"patched: {site.path!r} is the same module as {site.shared[0]!r}, so all "
                     f"their calls would change. Say which one: '{site.name}@0' is the first."
                 )
-        self._handles: list[Any] = []
-        self._calls: Counter[str] = Counter()
         self._changed: set[str] = set()
 
-    def __enter__(self) -> Patched:
-        try:
-            for site, f in self._patches:
-                self._handles.append(self._attach(site, f))
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
-        missed = [site.name for site, _ in self._patches if site.name not in self._changed]
-        if error is None and missed:
+    def _finish(self) -> None:
+        missed = [site.name for site in self._sites if site.name not in self._changed]
+        if missed:
             raise ValueError(
                 f"patched: {missed} never passed by, so nothing was changed there. The module "
                 "exists, but the forward pass does not go through it (or not that many times)."
@@ -85,37 +68,19 @@ class Patched:
 
     def next_batch(self) -> None:
         """Count calls from 0 again, for sites `name@k` and `Context.call`."""
-        self._calls.clear()
+        self._counts.clear()
 
-    def _close(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    def _attach(self, site: Site, f: Patch) -> Any:
-        def change(value: Any) -> Any:
-            call = self._calls[site.name]
-            self._calls[site.name] += 1
-            if site.call is not None and call != site.call:
-                return value
-            old, mask = read(site, value, who="patched")
-            new = f(old, Context(site.name, call, site.module, mask))
-            if not isinstance(new, Tensor) or new.shape != old.shape:
-                what = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
-                raise ValueError(
-                    f"patched: the function at {site.name!r} returned {what} for a value of shape "
-                    f"{tuple(old.shape)}; return a tensor of that shape."
-                )
-            self._changed.add(site.name)
-            return value if new is old else write(site, value, new.to(old.dtype))
-
-        if site.where == "output":
-            return site.module.register_forward_hook(lambda _m, _a, output: change(output))
-
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            changed = change(Arguments(args, kwargs))
-            return changed.positional, changed.named
-
-        return site.module.register_forward_pre_hook(before, with_kwargs=True)
+    def _pass(self, site: Site, call: int, value: Any) -> Any:
+        old, mask = read(site, value, who="patched")
+        new = self._patches[site.name](old, Context(site.name, call, site.module, mask))
+        if not isinstance(new, Tensor) or new.shape != old.shape:
+            what = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise ValueError(
+                f"patched: the function at {site.name!r} returned {what} for a value of shape "
+                f"{tuple(old.shape)}; return a tensor of that shape."
+            )
+        self._changed.add(site.name)
+        return value if new is old else write(site, value, new.to(old.dtype))
 
 
 def patched(model: nn.Module, patches: Mapping[str, Patch]) -> Patched:

@@ -18,8 +18,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +34,7 @@ _GRAMMAR = re.compile(
     r"(?P<path>[^:\[\]@]*)(:(?P<where>\w*)(\.(?P<part>[^\[\]@]+))?)?"
     r"(\[(?P<select>[^\]]*)\])?(@(?P<call>\d+))?"
 )
+H = TypeVar("H", bound="Hooked")
 _FIRST, _LAST = ("token", "channel"), ("unit", "time", "head")
 
 
@@ -63,6 +67,61 @@ class Arguments:
 
     positional: tuple[Any, ...]
     named: dict[str, Any]
+
+
+class Hooked(ABC):
+    """Hooks at sites while a block is open; they are removed at its end, also by an exception."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str], *, who: str) -> None:
+        self._sites = [find(model, name, who=who) for name in names]
+        self._handles: list[Any] = []
+        self._counts: Counter[str] = Counter()
+
+    @abstractmethod
+    def _pass(self, site: Site, call: int, value: Any) -> Any:
+        """What goes on from a site in one of its calls."""
+
+    def __enter__(self: H) -> H:
+        try:
+            for site in self._sites:
+                self._handles.append(self._attach(site))
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+        if error is None:
+            self._finish()
+
+    @abstractmethod
+    def _finish(self) -> None:
+        """Done at the end of a block that no error ended."""
+
+    def _close(self) -> None:
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _attach(self, site: Site) -> Any:
+        def seen(value: Any) -> Any:
+            call = self._counts[site.name]
+            self._counts[site.name] += 1
+            return self._pass(site, call, value) if site.call in (None, call) else value
+
+        if site.where == "output":
+            return site.module.register_forward_hook(lambda _m, _a, output: seen(output))
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            given = seen(Arguments(args, kwargs))
+            return given.positional, given.named
+
+        return site.module.register_forward_pre_hook(before, with_kwargs=True)
 
 
 def names_of(sites: Sequence[str], *, who: str = "record", least: int = 1) -> list[str]:

@@ -8,9 +8,7 @@ Axes: the first axis is always window; what follows is the module's own.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
@@ -23,7 +21,7 @@ from neurofm.interpret.activations import (
     Reduce,
     apply_reduction,
 )
-from neurofm.interpret.places import Arguments, Site, find, names_of, read
+from neurofm.interpret.places import Hooked, Site, names_of, read
 from neurofm.shapes import Bool
 
 
@@ -32,57 +30,26 @@ def sites(model: nn.Module) -> list[str]:
     return [name for name, _ in model.named_modules(remove_duplicate=False) if name]
 
 
-class Recorder:
+class Recorder(Hooked):
     """Collects values at sites while it is open; use it through `record`."""
 
     def __init__(self, model: nn.Module, names: Sequence[str], reduce: Reduce = "none") -> None:
         if isinstance(reduce, str) and reduce not in REDUCTIONS:
             raise ValueError(f"record: reduce={reduce!r} is not one of {REDUCTIONS} or a function.")
-        self._sites = [find(model, name) for name in names_of(names, least=0)]
+        super().__init__(model, names_of(names, least=0), who="record")
         self._reduce = reduce
-        self._handles: list[Any] = []
-        self._counts: Counter[str] = Counter()
         self._calls: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {}
         self._batches: dict[str, list[tuple[np.ndarray, np.ndarray | None]]] = {}
 
-    def __enter__(self) -> Recorder:
-        try:
-            for site in self._sites:
-                self._handles.append(self._attach(site))
-        except BaseException:
-            self._close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._close()
-        if error is None and self._calls:
+    def _finish(self) -> None:
+        if self._calls:
             self.next_batch()
 
-    def _close(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    def _attach(self, site: Site) -> Any:
-        def keep(value: Any) -> None:
-            call = self._counts[site.name]
-            self._counts[site.name] += 1
-            if site.call is not None and call != site.call:
-                return
-            value, mask = read(site, value)
-            known = None if mask is None else _array(mask)
-            self._calls.setdefault(site.name, []).append((_array(value), known))
-
-        if site.where == "output":
-            return site.module.register_forward_hook(lambda _m, _a, output: keep(output))
-        return site.module.register_forward_pre_hook(
-            lambda _m, args, kwargs: keep(Arguments(args, kwargs)), with_kwargs=True
-        )
+    def _pass(self, site: Site, call: int, value: Any) -> Any:
+        seen, mask = read(site, value)
+        known = None if mask is None else _array(mask)
+        self._calls.setdefault(site.name, []).append((_array(seen), known))
+        return value
 
     def next_batch(
         self, n_windows: int | None = None, mask: Bool[np.ndarray, "window token"] | None = None

@@ -14,6 +14,7 @@ beside the losses and kept in `history`, which draws itself.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,20 +26,18 @@ from torch import Tensor
 from neurofm.interpret.activations import apply_reduction
 from neurofm.interpret.monitoring import Drift, History, attention_entropy, massive_activations
 from neurofm.interpret.patching import Context, Patched, patched
-from neurofm.interpret.places import find
+from neurofm.interpret.places import find, names_of
 
 log = logging.getLogger(__name__)
 
 
-class _Watcher(Callback):
+class _Watcher(Callback, ABC):
     """Reads values at sites in some batches; hooks are there in these batches alone."""
 
     def __init__(self, sites: Sequence[str], *, every_n_steps: int = 1) -> None:
-        if isinstance(sites, str) or not sites:
-            raise ValueError(f"{type(self).__name__}: sites {sites!r}; expected a list of names.")
         if every_n_steps < 1:
             raise ValueError(f"{type(self).__name__}: every {every_n_steps} steps; expected 1 up.")
-        self.sites = list(sites)
+        self.sites = names_of(sites, who=type(self).__name__)
         self.every_n_steps = every_n_steps
         self.history = History("step")
         self._open: Patched | None = None
@@ -49,9 +48,9 @@ class _Watcher(Callback):
         for name in self.sites:
             find(pl_module, name, who=type(self).__name__)
 
+    @abstractmethod
     def look(self, value: Tensor, context: Context) -> None:
-        """What is done with each value; written by the kinds of watchers."""
-        raise NotImplementedError
+        """What is done with each value."""
 
     def begin(self, pl_module: LightningModule) -> None:
         """Put the hooks in."""
@@ -86,9 +85,9 @@ class _Watcher(Callback):
 class _StepWatcher(_Watcher):
     """Looks at every so many training steps."""
 
+    @abstractmethod
     def stepped(self, trainer: Trainer, pl_module: LightningModule, *, looked: bool) -> None:
-        """What is done after each step; written by the kinds of watchers."""
-        raise NotImplementedError
+        """What is done after each step."""
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

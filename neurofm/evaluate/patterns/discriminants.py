@@ -12,6 +12,7 @@ Axes: trial voxel; output = class. float64.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,14 @@ from neurofm.shapes import Float
 _LEAST = 1e-6  # shrinkage: below it, what trials do not span would count for everything
 
 
-class PatternDecoder(ClassifierMixin, BaseEstimator):
+class PatternDecoder(ClassifierMixin, BaseEstimator, ABC):
     """What our decoders share: probabilities from one number for each trial and class."""
 
     classes_: np.ndarray
 
+    @abstractmethod
     def scores(self, x: Float[np.ndarray, " trial *voxel"]) -> Float[np.ndarray, "trial output"]:
         """Evidence for each class; differences within a trial count."""
-        raise NotImplementedError
 
     def predict_log_proba(
         self, x: Float[np.ndarray, " trial *voxel"]

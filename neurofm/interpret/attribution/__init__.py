@@ -10,7 +10,12 @@ from neurofm.interpret.attribution.evidence import Attribution
 from neurofm.interpret.attribution.examined import Examined, examine
 from neurofm.interpret.attribution.extremal import Extremal, extremal_perturbation
 from neurofm.interpret.attribution.gradcam import grad_cam
-from neurofm.interpret.attribution.gradients import gradient_x_input, saliency
+from neurofm.interpret.attribution.gradients import (
+    expected_gradients,
+    gradient_x_input,
+    saliency,
+    smooth_gradient,
+)
 from neurofm.interpret.attribution.integrated import (
     channel_mean,
     integrated_gradients,
@@ -51,7 +56,6 @@ from neurofm.interpret.attribution.sanity import (
     randomized_copy,
 )
 from neurofm.interpret.attribution.sharing import sharing_ratios
-from neurofm.interpret.attribution.smooth import expected_gradients, smooth_gradient
 
 __all__ = [
     "by_band",

@@ -26,11 +26,10 @@ from neurofm.interpret.causal.runs import (
     Metric,
     Run,
     array_of,
-    classes_of,
     each_run,
-    logit_difference,
     rows_of,
     score_of,
+    scored,
     still,
     values_at,
 )
@@ -307,7 +306,4 @@ def _plain(
     model: nn.Module, batch: Any, run: Run | None, metric: Metric | None
 ) -> tuple[Tensor, Metric]:
     with still(model):
-        out = rows_of((run or model)(batch), len(batch))
-    if metric is None:
-        metric = logit_difference(classes_of(out))
-    return score_of(metric, out), metric
+        return scored((run or model)(batch), len(batch), metric)

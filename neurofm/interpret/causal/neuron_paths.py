@@ -25,11 +25,10 @@ from neurofm.interpret.causal.runs import (
     ROWS,
     Metric,
     Run,
-    classes_of,
     copies,
-    logit_difference,
     rows_of,
     score_of,
+    scored,
     still,
     values_at,
 )
@@ -108,10 +107,7 @@ def neuron_path(
     if steps < 1:
         raise ValueError(f"neuron_path: steps is {steps}, expected at least 1.")
     out, values = values_at(model, batch, layers, run=run)
-    out = rows_of(out, n)
-    if metric is None:
-        metric = logit_difference(classes_of(out))
-    plain = score_of(metric, out)
+    plain, metric = scored(out, n, metric)
 
     def without(paths: list[list[tuple[str, int]]]) -> np.ndarray:
         """Joint attribution of each set of units."""

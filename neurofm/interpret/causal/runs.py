@@ -243,6 +243,13 @@ def score_of(metric: Metric, out: Tensor) -> Float[Tensor, " window"]:
     return score
 
 
+def scored(out: Any, n: int, metric: Metric | None) -> tuple[Tensor, Metric]:
+    """Metric of an output, and the metric: the margin of the chosen class if none is given."""
+    out = rows_of(out, n)
+    metric = metric or logit_difference(classes_of(out))
+    return score_of(metric, out), metric
+
+
 def same_windows(clean: Any, corrupt: Any) -> None:
     """Raise if two runs cannot be paired."""
     if len(clean) != len(corrupt):

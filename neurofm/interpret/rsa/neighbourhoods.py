@@ -5,6 +5,7 @@ Axes: centre = row, place = column; 1 where the place belongs to the centre.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,12 +77,14 @@ def point_spheres(
     *,
     radius: float | int,
     strict: bool = False,
+    centres: Sequence[int] | np.ndarray | None = None,
     min_places: int = MIN_PLACES,
 ) -> Neighbourhoods:
     """Places within a radius of each place, in the unit of the positions.
 
     Args:
         strict: Nearer than the radius, instead of up to it.
+        centres: Places to put spheres around; all if not given.
     """
     if not radius > 0:
         raise ValueError(f"point_spheres: radius of {radius}, expected above 0.")
@@ -89,12 +92,19 @@ def point_spheres(
         raise ValueError("point_spheres: some places have no position. Leave them out.")
     # Distances are sums of squares: equal ones may differ in the last digits.
     reach = radius * (1 - 1e-9 if strict else 1 + 1e-6)
-    pairs = cKDTree(position).query_pairs(reach, output_type="ndarray")
-    n = len(position)
-    rows = np.concatenate([np.arange(n), pairs[:, 0], pairs[:, 1]])
-    columns = np.concatenate([np.arange(n), pairs[:, 1], pairs[:, 0]])
-    table = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(n, n))
-    return _large_enough(table, min_places)
+    n, tree = len(position), cKDTree(position)
+    if centres is not None:
+        wanted = np.asarray(centres, dtype=int)
+        found = tree.query_ball_point(position[wanted], reach)
+        rows = np.repeat(np.arange(len(wanted)), [len(one) for one in found])
+        columns = np.concatenate([np.zeros(0, int), *found]).astype(int)
+    else:
+        pairs = tree.query_pairs(reach, output_type="ndarray")
+        wanted = np.arange(n)
+        rows = np.concatenate([wanted, pairs[:, 0], pairs[:, 1]])
+        columns = np.concatenate([wanted, pairs[:, 1], pairs[:, 0]])
+    table = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(wanted), n))
+    return _large_enough(table, min_places, wanted)
 
 
 def surface_discs(
@@ -146,12 +156,14 @@ def sensor_neighbours(adjacency: Any, *, order: int = 1, min_places: int = 1) ->
     return _large_enough(sparse.csr_array((reached != 0).astype(np.float64)), min_places)
 
 
-def _large_enough(table: Any, least: int) -> Neighbourhoods:
+def _large_enough(table: Any, least: int, centres: np.ndarray | None = None) -> Neighbourhoods:
     table.sort_indices()
-    kept = np.flatnonzero(np.diff(table.indptr) >= least)
+    sizes = np.diff(table.indptr)
+    kept = np.flatnonzero(sizes >= least)
     if not len(kept):
         raise ValueError(
-            f"searchlight: no centre has {least} places; the largest has "
-            f"{int(np.diff(table.indptr).max())}. Take a larger radius."
+            f"searchlight: no centre has {least} places; the largest has {sizes.max(initial=0)}. "
+            "Take a larger radius."
         )
-    return Neighbourhoods(table[kept], kept, table.shape[0] - len(kept))
+    centre = kept if centres is None else centres[kept]
+    return Neighbourhoods(table[kept], centre, len(sizes) - len(kept))

@@ -104,7 +104,38 @@ class Weighted(Objective):
 
 
 @dataclass(frozen=True)
-class Unit(Objective):
+class AtSite(Objective):
+    """What is read from the values at one site."""
+
+    site: str
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The site."""
+        return (self.site,)
+
+
+class OverPlaces(AtSite):
+    """A number for each place from the units there, then one over places."""
+
+    axis: int
+    reduce: Reduce = "mean"
+
+    @abstractmethod
+    def of_units(self, rows: Float[Tensor, "signal place unit"]) -> Float[Tensor, "signal place"]:
+        """The number of each place."""
+
+    def score(self, seen: Seen) -> Float[Tensor, " signal"]:
+        """Over places, mean over calls."""
+        found = []
+        for value, mask in seen.at(self.site):
+            places = self.of_units(unit_last(value, self.axis))
+            found.append(over_places(places, _of_places(value, mask, self.axis), self.reduce))
+        return torch.stack(found).mean(0)
+
+
+@dataclass(frozen=True)
+class Unit(OverPlaces):
     """One unit of a site.
 
     Args:
@@ -113,29 +144,18 @@ class Unit(Objective):
         reduce: Over places: their mean, the largest, or the one in the middle.
     """
 
-    site: str
     unit: int
     axis: int = -1
     reduce: Reduce = "mean"
 
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """The site."""
-        return (self.site,)
-
-    def score(self, seen: Seen) -> Float[Tensor, " signal"]:
+    def of_units(self, rows: Float[Tensor, "signal place unit"]) -> Float[Tensor, "signal place"]:
         """Value of the unit."""
-        found = []
-        for value, mask in seen.at(self.site):
-            n_units = value.shape[self.axis]
-            if not -n_units <= self.unit < n_units:
-                raise ValueError(
-                    f"maximise: no unit {self.unit} of {n_units} at {self.site!r} (axis "
-                    f"{self.axis} of {tuple(value.shape)})."
-                )
-            places = unit_last(value, self.axis)[..., self.unit]
-            found.append(over_places(places, _of_places(value, mask, self.axis), self.reduce))
-        return torch.stack(found).mean(0)
+        n_units = rows.shape[-1]
+        if not -n_units <= self.unit < n_units:
+            raise ValueError(
+                f"maximise: no unit {self.unit} of {n_units} at {self.site!r}, axis {self.axis}."
+            )
+        return rows[..., self.unit]
 
     def other(self, seen: Seen, generator: torch.Generator) -> Objective:
         """Another unit of the site."""
@@ -147,7 +167,7 @@ class Unit(Objective):
 
 
 @dataclass(frozen=True)
-class Direction(Objective):
+class Direction(OverPlaces):
     """A direction of a site: its scalar product with the values, mean over places.
 
     Args:
@@ -156,29 +176,18 @@ class Direction(Objective):
         name: For figures.
     """
 
-    site: str
     direction: Float[Tensor, " unit"]
     axis: int = -1
     name: str = ""
 
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """The site."""
-        return (self.site,)
-
-    def score(self, seen: Seen) -> Float[Tensor, " signal"]:
+    def of_units(self, rows: Float[Tensor, "signal place unit"]) -> Float[Tensor, "signal place"]:
         """Projection on the direction."""
-        found = []
-        for value, mask in seen.at(self.site):
-            rows = unit_last(value, self.axis)
-            if rows.shape[-1] != len(self.direction):
-                raise ValueError(
-                    f"maximise: a direction of {len(self.direction)} for {rows.shape[-1]} units "
-                    f"at {self.site!r} (axis {self.axis} of {tuple(value.shape)})."
-                )
-            along = rows @ self.direction.to(rows)
-            found.append(over_places(along, _of_places(value, mask, self.axis), "mean"))
-        return torch.stack(found).mean(0)
+        if rows.shape[-1] != len(self.direction):
+            raise ValueError(
+                f"maximise: a direction of {len(self.direction)} for {rows.shape[-1]} units at "
+                f"{self.site!r}, axis {self.axis}."
+            )
+        return rows @ self.direction.to(rows)
 
     def other(self, seen: Seen, generator: torch.Generator) -> Objective:
         """A random direction of the same length."""
@@ -229,7 +238,7 @@ class Logit(Objective):
 
 
 @dataclass(frozen=True)
-class Pattern(Objective):
+class Pattern(AtSite):
     """Nearness to a pattern at a site: minus the squared distance, relative to the pattern's norm.
 
     The pattern is what a recorded window makes there (feature inversion), or what a brain answered
@@ -239,13 +248,7 @@ class Pattern(Objective):
         pattern: Of the shape of the value of one signal.
     """
 
-    site: str
     pattern: Tensor
-
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """The site."""
-        return (self.site,)
 
     def score(self, seen: Seen) -> Float[Tensor, " signal"]:
         """Minus the relative squared distance."""
@@ -279,7 +282,7 @@ class Dictionary(Protocol):
 
 
 @dataclass(frozen=True)
-class Latent(Objective):
+class Latent(OverPlaces):
     """A latent of a sparse autoencoder at the site it was trained on.
 
     The value before selection, signed: a latent that is not selected would have no gradient.
@@ -290,26 +293,16 @@ class Latent(Objective):
         axis: Of the units.
     """
 
-    site: str
     autoencoder: Dictionary
     latent: int
     axis: int = -1
 
-    @property
-    def sites(self) -> tuple[str, ...]:
-        """The site."""
-        return (self.site,)
-
-    def score(self, seen: Seen) -> Float[Tensor, " signal"]:
-        """Value of the latent, mean over places."""
-        found = []
-        for value, mask in seen.at(self.site):
-            latents = self.autoencoder.pre_activations(unit_last(value, self.axis))
-            if not 0 <= self.latent < latents.shape[-1]:
-                raise ValueError(f"maximise: no latent {self.latent} of {latents.shape[-1]}.")
-            known = _of_places(value, mask, self.axis)
-            found.append(over_places(latents[..., self.latent], known, "mean"))
-        return torch.stack(found).mean(0)
+    def of_units(self, rows: Float[Tensor, "signal place unit"]) -> Float[Tensor, "signal place"]:
+        """Value of the latent."""
+        latents = self.autoencoder.pre_activations(rows)
+        if not 0 <= self.latent < latents.shape[-1]:
+            raise ValueError(f"maximise: no latent {self.latent} of {latents.shape[-1]}.")
+        return latents[..., self.latent]
 
     def other(self, seen: Seen, generator: torch.Generator) -> Objective:
         """Another latent."""
