@@ -42,7 +42,7 @@ SEEDS = itertools.count()
 
 
 def another() -> np.random.Generator:
-    """Numbers nobody had before: equal recordings are an error to `neurofm check`."""
+    """Numbers nobody had: equal recordings are an error to `neurofm check`."""
     return np.random.default_rng(next(SEEDS))
 
 
@@ -289,7 +289,8 @@ def make_arrays(plan: Plan) -> None:
 
 def make_mat(plan: Plan) -> None:
     arguments = plan.arguments
-    for values in plan.entities():
+    sessions = [{"session": name} for name in arguments.get("sessions", ())][:1]
+    for values in sessions or plan.entities():
         path = plan.root / fill(arguments["pattern"], values)
         path.parent.mkdir(parents=True, exist_ok=True)
         tree = mat_tree(plan, arguments, plan.labels(values))
@@ -325,18 +326,16 @@ def put(tree: dict[str, Any], path: str, value: Any) -> None:
 
 def mat_tree(plan: Plan, arguments: dict[str, Any], labels: list[str]) -> dict[str, Any]:
     """Variables where the card says they are."""
-    rng = another()
-    axes = arguments.get("axes", ["channel", "time"])
+    rng, axes = another(), arguments.get("axes", ["channel", "time"])
     names = arguments.get("channels")
     kinds = plan.expected.get("kinds") or {"seeg" if plan.card["modality"] == "ieeg" else "eeg": 4}
     if not isinstance(names, list):
         names = plan.sensors(kinds, {})[0]
         if set(kinds) == {"mag", "grad"}:  # Elekta's names
             names = [f"MEG{i:03d}{k}" for i in range(kinds["mag"]) for k in (3, 2, 1)]
-    sizes = {"time": int(SECONDS * plan.sfreq), "channel": len(names)}
-    shape = [
-        sizes.get(axis, len(labels) if axis == arguments.get("label_axis") else 2) for axis in axes
-    ]
+    sizes = {"time": int(arguments.get("piece_s", SECONDS) * plan.sfreq), "channel": len(names)}
+    many = {arguments.get("label_axis"): len(labels), **sizes}
+    shape = [many.get(axis, 2) for axis in axes]
     unit = arguments.get("unit", "uV")
     factor = {"uV": 20.0, "arbitrary": 20.0, 1.0: 5e-13}.get(unit) or 20e-6 / float(unit)
     data = factor * rng.standard_normal([max(n, 2) for n in shape])
@@ -387,11 +386,13 @@ def mat_tree(plan: Plan, arguments: dict[str, Any], labels: list[str]) -> dict[s
     if not records:
         return tree | record
     held: Any = record if record and where else data
-    several = np.empty(2, object)
-    several[0], several[1] = held, held
-    if "*" in records:
-        for i in (1, 2):
-            put(tree, records.replace("*", str(i)), held)
+    named = next(iter(arguments.get("sessions", {}).values()), "")
+    several = np.empty(2 if isinstance(named, str) else len(named), object)
+    for i in range(len(several)):  # records may be recordings, which have to differ
+        several[i] = {**held, where: np.roll(data, i)} if str(where) in record else held
+    if isinstance(records, list) or "*" in records:
+        for name in records if isinstance(records, list) else [records] * 2:
+            put(tree, name.replace("*", str(len(tree) + 1)), held)
     elif isinstance(where, dict) or arguments.get("trigger"):
         put(tree, records, held)
     else:

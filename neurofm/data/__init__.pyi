@@ -74,6 +74,7 @@ from .steps.sensors import normalize_positions as normalize_positions
 from .steps.sensors import template_matrix as template_matrix
 from .steps.standardize import StandardizeRecording as StandardizeRecording
 from .steps.step import Step as Step
+from .steps.tile import KeepAround as KeepAround
 from .steps.tile import TileEvents as TileEvents
 from .stimulus_table import StimulusTable as StimulusTable
 from .views import Flip as Flip

@@ -4,8 +4,10 @@ Hashes of files tell copies apart that differ in nothing but format, unit or sam
 quarter of a second becomes two bits: did the power in 4-13 Hz, and in 13-30 Hz, rise over the last
 second? The power is the mean over channels, each against the mean of its kind and divided by its
 own power, so that channel order, names, units, gains, a common reference and stationary filters
-change few of the bits; artefacts and rhythms come at other moments in every other recording. The
-first 146 s are described, in at most 196 characters. `neurofm.data.copies` compares fingerprints.
+change few of the bits; artefacts and rhythms come at other moments in every other recording. Where
+pieces were joined they are moved to meet: trials laid end to end jump at the same moments in all
+people. The first 146 s are described, in at most 196 characters. `neurofm.data.copies` compares
+fingerprints.
 
 Signals below 64 Hz (BOLD, calcium) are described sample by sample instead: did the mean over
 channels, and the size of their change, rise? These recognise a copy at the same rate only.
@@ -21,10 +23,12 @@ from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.fft import ifft, next_fast_len, rfft
 
+from neurofm.data.steps.step import stretches
 from neurofm.shapes import Bool, Float, Int
 from neurofm.types import Signal
 from neurofm.units import BRAIN_KINDS, Kind
@@ -63,9 +67,17 @@ class Fingerprinter:
         self._sums: dict[int, np.ndarray] = {}  # of a slow signal: mean, square of the change
 
     def add(
-        self, data: Float[np.ndarray, "channel time"], kind: Int[np.ndarray, " channel"]
+        self,
+        data: Float[np.ndarray, "channel time"],
+        kind: Int[np.ndarray, " channel"],
+        joins: Sequence[int] = (),
     ) -> None:
         """Take more channels, over the whole recording. Flat and unfinished ones are passed over.
+
+        Args:
+            data: Any unit.
+            kind: `Kind` of each channel.
+            joins: First sample of every piece but the first.
 
         Raises:
             ValueError: Another number of samples than before.
@@ -81,7 +93,7 @@ class Fingerprinter:
         for value in np.unique(kind):
             chosen = np.flatnonzero(kind == value)
             for part in np.array_split(chosen, -(-len(chosen) // _CHUNK)):
-                x, scale = self._cleaned(data[part])
+                x, scale = self._cleaned(data[part], joins)
                 if not len(x):
                     continue
                 if self._fast:
@@ -91,12 +103,17 @@ class Fingerprinter:
                     self._add_slow(int(value), x)
 
     def _cleaned(
-        self, x: Float[np.ndarray, "channel time"]
+        self, x: Float[np.ndarray, "channel time"], joins: Sequence[int]
     ) -> tuple[Float[np.ndarray, "alive part"], Float[np.ndarray, "alive 1"]]:
         """Channels that are not flat, without mean, in units of their largest value; and that."""
         x = x[:, : self._n_times * self._block].astype(np.float32)
         if not np.isfinite(x.sum(dtype=np.float64)):
             x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+        at = [join for join in joins if 0 < join < x.shape[1]]
+        if self._fast and at:
+            jumps = np.zeros_like(x)
+            jumps[:, at] = x[:, at] - x[:, np.array(at) - 1]
+            x = x - np.cumsum(jumps, axis=1)
         if self._block > 1:
             x = x.reshape(len(x), self._n_times, self._block).mean(axis=2)
         x = x - x.mean(axis=1, keepdims=True)
@@ -169,8 +186,13 @@ def fingerprint(signal: Signal) -> str:
     Make it of the recording as it is read: bits survive mild filters, not heavy cleaning.
     """
     maker = Fingerprinter(signal.sfreq)
-    maker.add(signal.data, signal.sensors.kind)
+    maker.add(signal.data, signal.sensors.kind, joins_of(signal))
     return maker.result()
+
+
+def joins_of(signal: Signal) -> list[int]:
+    """First sample of every piece of a recording but the first."""
+    return [piece.start for piece in stretches(signal)[1:]]
 
 
 def _soft(n: int, step: float) -> Float[np.ndarray, " bin"]:

@@ -16,9 +16,10 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
-from neurofm.io.quality import Problem, listed, report
+from neurofm.io.quality import Problem, listed, matches, report
 
 _GDF_BYTES = {0: 1, 1: 1, 2: 1, 3: 2, 4: 2, 5: 4, 6: 4, 7: 8, 8: 8, 16: 4, 17: 8}  # by sample type
 _CTF_HEADER = 8  # bytes before the samples of a .meg4
@@ -37,8 +38,8 @@ def _number(path: Path, header: bytes, start: int, stop: int, what: str) -> floa
         ) from error
 
 
-def check_edf(path: Path, size: int, *, width: int) -> None:
-    """EDF (2 bytes a sample) and BDF (3)."""
+def check_edf(path: Path, size: int, *, width: int, exclude: Sequence[str] = ()) -> None:
+    """EDF (2 bytes a sample) and BDF (3); `exclude` as in `check_file`."""
     with path.open("rb") as file:
         header = file.read(256)
         if len(header) < 256:
@@ -97,20 +98,19 @@ def check_edf(path: Path, size: int, *, width: int) -> None:
         slow = [
             label
             for label, count in zip(labels, counts, strict=True)
-            if count < max(rates) and "Annotations" not in label
+            if count < max(rates) and "Annotations" not in label and not matches(label, exclude)
         ]
-        report(
-            Problem(
-                "warning",
-                f"{len(slow)} channels have a lower sampling rate and are stretched to the "
-                "highest: "
-                f"{listed(slow)}.",
-                "List them under `exclude` in the card's reader if they are not wanted.",
-                "mixed_rates",
-            ),
-            str(path),
-            stacklevel=4,
-        )
+        if slow:
+            report(
+                Problem(
+                    "warning",
+                    f"Channels of a lower sampling rate, stretched to the highest: {listed(slow)}.",
+                    "List them under `exclude` in the card's reader if they are not wanted.",
+                    "mixed_rates",
+                ),
+                str(path),
+                stacklevel=4,
+            )
 
 
 def _compare_size(path: Path, stored: int, records: int, record_bytes: int) -> None:

@@ -12,11 +12,13 @@ from __future__ import annotations
 import functools
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from neurofm.io.quality import matches
 from neurofm.shapes import Float
+from neurofm.types import Sensors
 from neurofm.units import Kind
 
 # Added by recording systems around the electrode's name. A bipolar pair ("T8-P8", "A2-A1") is left
@@ -88,6 +90,37 @@ def positions_of(names: Sequence[str], montage: str) -> Float[np.ndarray, "chann
     return np.array(
         [table.get(spelling.get(name.lower(), name), unknown) for name in names], dtype=np.float64
     ).reshape(-1, 3)
+
+
+def named_sensors(
+    names: Sequence[str],
+    position: Float[np.ndarray, "channel 3"] | None,
+    *,
+    kind: Kind,
+    kinds: Mapping[str, str],
+    montage: str | None,
+    frame: str,
+) -> Sensors:
+    """Channels of which only the names are known.
+
+    Args:
+        names: In order.
+        position: Where they are; EEG of a montage goes where the montage has it.
+        kind: Of those that `kinds` does not name.
+        kinds: Name or wildcard -> kind.
+        montage: MNE template for EEG.
+        frame: Of the positions.
+    """
+    found = np.full(len(names), kind, dtype=np.int8)
+    for i, name in enumerate(names):
+        word = next((w for pattern, w in kinds.items() if matches(name, [pattern])), None)
+        found[i] = found[i] if word is None else Kind[word.upper()]
+    if position is None:
+        position = np.full((len(names), 3), np.nan)
+    if montage:
+        eeg = np.flatnonzero(found == Kind.EEG)
+        position[eeg] = positions_of([names[int(i)] for i in eeg], montage)
+    return Sensors(tuple(names), found, position, np.zeros((len(names), 3)), frame)
 
 
 def kind_from_name(name: str) -> Kind | None:

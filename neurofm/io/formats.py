@@ -85,7 +85,7 @@ def read_raw_signal(
         ValueError: Empty, truncated, not what its suffix says, or unreadable; epochs or averages
             together with `compensation`, `remove_chpi` or an `event_channel`.
     """
-    check_file(path)
+    check_file(path, exclude=exclude)
     content = content_of(path) if suffix_of(path) in _FIF else _CONTINUOUS
     channels = Channels(montage, standardize, rename or {}, kinds or {}, exclude, unit)
     with _mne_warnings(path), _clear_errors(path):

@@ -8,6 +8,7 @@ bytes, and has `declared_size` and `fif_tags` compare what the header declares w
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from neurofm.io.declared_size import (
@@ -73,11 +74,15 @@ def suffix_of(path: Path) -> str:
     return path.suffix.lower()
 
 
-def check_file(path: Path) -> None:
+def check_file(path: Path, *, exclude: Sequence[str] = ()) -> None:
     """Refuse a missing, unreadable, empty, foreign or incomplete file.
 
     Every suffix gets the general checks; those in `MAGIC` the ones of their format. Of folders only
     CTF's are looked into.
+
+    Args:
+        path: File or folder.
+        exclude: Names or wildcards of channels that nobody will read.
 
     Raises:
         FileNotFoundError: There is nothing at `path`, or git-annex has not fetched it.
@@ -95,7 +100,7 @@ def check_file(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(256)
         _check_start(path, start)
-        _check_whole(path, size, start)
+        _check_whole(path, size, start, exclude)
     except PermissionError as error:
         raise PermissionError(
             f"{path}: no permission to read it. Ask its owner, or run `chmod u+r` on the file and "
@@ -144,10 +149,10 @@ def _check_start(path: Path, start: bytes) -> None:
         )
 
 
-def _check_whole(path: Path, size: int, start: bytes) -> None:
+def _check_whole(path: Path, size: int, start: bytes, exclude: Sequence[str]) -> None:
     suffix = suffix_of(path)
     if suffix in {".edf", ".bdf"}:
-        check_edf(path, size, width=3 if suffix == ".bdf" else 2)
+        check_edf(path, size, width=3 if suffix == ".bdf" else 2, exclude=exclude)
     elif suffix == ".gdf":
         check_gdf(path, size)
     elif suffix == ".fif":

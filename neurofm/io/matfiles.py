@@ -18,13 +18,13 @@ import numpy as np
 
 from neurofm.io.arrays import ARBITRARY
 from neurofm.io.contacts import metres_per
-from neurofm.io.electrodes import positions_of, standard_name
+from neurofm.io.electrodes import named_sensors, standard_name
 from neurofm.io.matlab import find, fitting, flat, keys_of, open_mat, text_of
-from neurofm.io.pieces import Piece, changes, joined
+from neurofm.io.pieces import Piece, changes, cut, joined, label_at, stacked_trials
 from neurofm.io.quality import listed, matches
 from neurofm.io.readers import compile_pattern, find_recordings, path_of
 from neurofm.io.rules import same_entity
-from neurofm.types import Recording, Sensors, Signal
+from neurofm.types import Recording, Signal
 from neurofm.units import UNITS, Kind, si_factor
 
 
@@ -35,12 +35,16 @@ class MatReader:
         pattern: Path below the root, as for `FolderReader`.
         dataset: Name of the corpus.
         root: Folder of the corpus.
-        records: Path of the variable, structure or cell that holds one piece of recording; "" is
-            the file itself.
+        records: Path of the variable, structure or cell that holds one piece of recording, or
+            several paths in the order of time; "" is the file itself.
+        sessions: Session in a file's name -> what it is called. Names are to sort in the order of
+            time. With a list of names each record is a recording of its own.
         data: Path of the array inside a record, "" if the record is the array; or for one array
             per class a mapping of paths to labels, which then name the events.
         axes: What the axes of the array are: "channel", "time"; any other names are trials. With
             "time" alone, every variable that fits `data` is one channel.
+        piece_s: Length of the trials that an array holds one behind the other without saying so,
+            seconds.
         sfreq: Hz, or its path inside a record (or the file).
         channels: Names in the order of the array, or their path inside a record (or the file); not
             needed where every channel is a variable with a name.
@@ -68,9 +72,11 @@ class MatReader:
         *,
         dataset: str,
         root: Path | str,
-        records: str = "",
+        records: str | Sequence[str] = "",
+        sessions: Mapping[str, str | Sequence[str]] | None = None,
         data: str | Mapping[str, str] = "",
         axes: Sequence[str] = ("channel", "time"),
+        piece_s: float | None = None,
         sfreq: float | str,
         channels: Sequence[str] | str | None = None,
         kinds: Mapping[str, str] | None = None,
@@ -100,9 +106,17 @@ class MatReader:
         self.pattern = pattern
         self.dataset = dataset
         self.root = Path(root)
-        self.records = records
+        self.records = (records,) if isinstance(records, str) else tuple(records)
+        self.sessions = {
+            key: (value,) if isinstance(value, str) else tuple(value)
+            for key, value in (sessions or {}).items()
+        }
+        named = [name for names in self.sessions.values() for name in names]
+        if len(set(named)) < len(named):
+            raise ValueError(f"{dataset}: sessions {named} are named twice.")
         self.data = data
         self.axes = tuple(axes)
+        self.piece_s = piece_s
         self.sfreq = sfreq
         self.channels = channels
         self.kinds = dict(kinds or {})
@@ -121,7 +135,11 @@ class MatReader:
 
     def recordings(self) -> list[Recording]:
         """All recordings; files are opened only where they hold several people."""
-        found = find_recordings(self.root, self.pattern, dataset=self.dataset)
+        found = [
+            replace(item, session=name)
+            for item in find_recordings(self.root, self.pattern, dataset=self.dataset)
+            for name in self.sessions.get(item.session or "", (item.session,))
+        ]
         if self.subjects is None:
             return found
         every = []
@@ -143,7 +161,7 @@ class MatReader:
     def slabs(self, recording: Recording, *, max_bytes: int) -> Iterator[Signal]:
         """As `Corpus.slabs`: in groups where every channel is a variable of its own, else whole."""
         with open_mat(path_of(recording)) as file:
-            record = self._records(file, path_of(recording))[0]
+            record = self._records(file, recording)[0]
             names = [] if "channel" in self.axes else self._names(record, file, path_of(recording))
             if not names:
                 yield self._signal(recording, file)
@@ -153,20 +171,32 @@ class MatReader:
             for first in range(0, len(names), group):
                 yield self._signal(recording, file, only=names[first : first + group])
 
-    def _records(self, file: Mapping[str, Any], path: Path) -> list[Any]:
-        records = find(file, self.records)
-        if not records:
+    def _records(self, file: Mapping[str, Any], recording: Recording) -> list[Any]:
+        path = path_of(recording)
+        records: list[Any] = []
+        for where in self.records:
+            found = find(file, where)
+            if not found:
+                raise ValueError(
+                    f"{path}: no variable fits {where!r}; there are {listed(list(file))}. "
+                    "Correct `records` in the card's reader."
+                )
+            records += found
+        names = next((n for n in self.sessions.values() if recording.session in n), ())
+        if len(names) < 2:
+            return records
+        if len(names) != len(records):
             raise ValueError(
-                f"{path}: no variable fits {self.records!r}; there are {listed(list(file))}. "
-                "Correct `records` in the card's reader."
+                f"{path}: {len(records)} records, {len(names)} sessions named in the card's reader "
+                f"({', '.join(names)}). Fetch the file again, or correct `sessions`."
             )
-        return records
+        return [records[names.index(str(recording.session))]]
 
     def _signal(
         self, recording: Recording, file: Mapping[str, Any], *, only: Sequence[str] | None = None
     ) -> Signal:
         path = path_of(recording)
-        records = self._records(file, path)
+        records = self._records(file, recording)
         sfreq = float(np.ravel(self._value(self.sfreq, records[0], file, path))[0])
         names = list(only) if only is not None else self._names(records[0], file, path)
         labels = self._given_labels(recording)
@@ -174,13 +204,22 @@ class MatReader:
         for record in records:
             pieces += self._pieces(record, file, path, names, labels, first=len(pieces))
         if not pieces:
-            raise ValueError(f"{path}: the records under {self.records!r} hold no samples.")
+            raise ValueError(f"{path}: the records under {listed(self.records)!r} hold no samples.")
+        if self.piece_s is not None:
+            pieces = cut(pieces, round(self.piece_s * sfreq), where=str(path))
         data, events = joined(pieces, sfreq)
         chosen = [i for i, name in enumerate(names) if not matches(name, self.exclude)]
         if self.subjects is not None:
             owners = [text_of(value) for value in flat(find(file, self.subjects))]
             chosen = [i for i in chosen if owners[i] == recording.subject]
-        sensors = self._sensors([names[i] for i in chosen], self._positions(file, chosen, path))
+        sensors = named_sensors(
+            [names[i] for i in chosen],
+            self._positions(file, chosen, path),
+            kind=self.kind,
+            kinds=self.kinds,
+            montage=self.montage,
+            frame=self.frame,
+        )
         scale = np.ones(len(chosen), dtype=np.float32)
         if self.unit != ARBITRARY:
             factor = si_factor(self.unit, where=str(path))
@@ -276,9 +315,9 @@ class MatReader:
                 if self.label_axis is not None:
                     label = str(np.unravel_index(i, shape)[trials.index(self.label_axis)] + 1)
                 elif labels is not None:
-                    label = _nth(labels, first + i, path)
+                    label = label_at(labels, first + i, where=str(path))
                 elif own is not None:
-                    label = _nth(own, shared + i, path)
+                    label = label_at(own, shared + i, where=str(path))
                 if label is not None:
                     marks = [(0.0, float(values.shape[-1]), label)]
             found.append(Piece(values, marks))
@@ -296,24 +335,7 @@ class MatReader:
                 f"{path}: {where or 'the record'!r} is not one array in a record that has "
                 f"{listed(keys_of(record))}. Correct `data` in the card's reader."
             )
-        array = arrays[0]
-        if array.ndim < len(axes):  # MATLAB drops trailing axes of length 1
-            array = array.reshape(array.shape + (1,) * (len(axes) - array.ndim))
-        if array.ndim != len(axes) or array.dtype.kind not in "iuf":
-            raise ValueError(
-                f"{path}: an array of shape {array.shape} and type {array.dtype}, the card's axes "
-                f"are {', '.join(axes)}."
-            )
-        trials = [name for name in axes if name not in ("channel", "time")]
-        stacked = np.transpose(array, [axes.index(n) for n in (*trials, "channel", "time")])
-        if array.size == 0:
-            return np.zeros((0, len(names), 0)), (0,), trials
-        if stacked.shape[-2] != len(names):
-            raise ValueError(
-                f"{path}: {stacked.shape[-2]} channels in an array of shape {array.shape}, "
-                f"{len(names)} names in the card. Correct `axes` or `channels`."
-            )
-        return stacked.reshape(-1, *stacked.shape[-2:]), stacked.shape[: len(trials)], trials
+        return stacked_trials(arrays[0], axes, len(names), where=str(path))
 
     def _own_labels(
         self, record: Any, file: Mapping[str, Any], first: int
@@ -372,24 +394,3 @@ class MatReader:
         position = np.asarray(found[0], dtype=np.float64)[list(chosen)] * self.metres
         position[~np.isfinite(position).all(axis=1)] = np.nan
         return position
-
-    def _sensors(self, names: Sequence[str], position: np.ndarray | None) -> Sensors:
-        kind = np.full(len(names), self.kind, dtype=np.int8)
-        for i, name in enumerate(names):
-            word = next((w for p, w in self.kinds.items() if matches(name, [p])), None)
-            kind[i] = kind[i] if word is None else Kind[word.upper()]
-        if position is None:
-            position = np.full((len(names), 3), np.nan)
-        if self.montage:
-            eeg = np.flatnonzero(kind == Kind.EEG)
-            position[eeg] = positions_of([names[int(i)] for i in eeg], self.montage)
-        return Sensors(tuple(names), kind, position, np.zeros((len(names), 3)), self.frame)
-
-
-def _nth(labels: Sequence[str], i: int, path: Path) -> str:
-    if i >= len(labels):
-        raise ValueError(
-            f"{path}: more than {len(labels)} pieces, the number of labels. Correct `labels` in "
-            "the card's reader."
-        )
-    return labels[i]

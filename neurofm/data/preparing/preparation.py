@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from neurofm.data.fingerprints import Fingerprinter
+from neurofm.data.fingerprints import Fingerprinter, joins_of
 from neurofm.data.preparing.journal import Finished, Hashed, hash_of, stamp_of, stamps_of_recording
 from neurofm.data.preparing.keys import (
     CorpusLike,
@@ -178,7 +178,7 @@ class _Mark:
     def add(self, slab: Signal) -> None:
         if self._maker is None:
             self._maker = Fingerprinter(slab.sfreq)
-        self._maker.add(slab.data, slab.sensors.kind)
+        self._maker.add(slab.data, slab.sensors.kind, joins_of(slab))
 
     def __call__(self) -> str:
         return "" if self._maker is None else self._maker.result()

@@ -1,7 +1,7 @@
-"""Long events as several, as a step: windows are cut at onsets, one at each.
+"""Which moments of long recordings become windows, as steps: windows are cut at onsets of events.
 
 A night's annotation of a sleep stage lasts for as many epochs as the stage does, a condition for
-the whole recording.
+the whole recording; and a night may be recorded with the day around it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from neurofm.cards import configured
 from neurofm.data.steps.step import noted
-from neurofm.io.quality import matches
+from neurofm.io.quality import listed, matches
 from neurofm.types import Event, Signal
 
 _ROUNDING = 1e-6  # seconds: durations come from sums of samples
@@ -55,3 +57,43 @@ class TileEvents:
         if self.labels is None:
             return not event.label.upper().startswith(("BAD", "EDGE"))
         return matches(event.label, self.labels)
+
+
+@configured
+@dataclass(frozen=True)
+class KeepAround:
+    """Leave out the events long before and long after what a recording is about.
+
+    Args:
+        labels: Wildcards of the events it is about.
+        within_s: Events are kept from this long before the first of these to this long after the
+            end of the last, seconds. "BAD ..." and "EDGE ..." stay everywhere.
+
+    Without any such event all others go too.
+    """
+
+    labels: Sequence[str]
+    within_s: float
+
+    def __post_init__(self) -> None:
+        if not self.within_s >= 0:
+            raise ValueError(f"KeepAround: within_s is {self.within_s:g}, expected 0 or more.")
+
+    def __call__(self, signal: Signal) -> Signal:
+        """The signal as it was, with fewer events."""
+        about = [event for event in signal.events if matches(event.label, self.labels)]
+        first = min((event.onset for event in about), default=np.inf) - self.within_s
+        last = max((event.onset + event.duration for event in about), default=-np.inf)
+        last += self.within_s
+        events = tuple(
+            event
+            for event in signal.events
+            if event.label.upper().startswith(("BAD", "EDGE"))
+            or (
+                first - _ROUNDING <= event.onset
+                and event.onset + event.duration <= last + _ROUNDING
+            )
+        )
+        line = f"{len(events)} of {len(signal.events)} events are within {self.within_s:g} s of "
+        line += f"{listed(self.labels)}"
+        return replace(noted(signal, signal.data, line), events=events)
