@@ -15,6 +15,7 @@ from neurofm.reconstruct import (
     DiffusersGenerator,
     RetrievalCaptioner,
     TransformersCaptioner,
+    images_for_region,
     score_captions,
 )
 from neurofm.reconstruct.local_weights import check_device
@@ -266,6 +267,30 @@ def test_a_saved_pipeline_generates_as_its_own_scheduler_does(tmp_path, predicti
             z = next_share**0.5 * clean + (1 - next_share) ** 0.5 * e
         expected = ((pipeline.vae.decode(z / generator.scale).sample + 1) / 2).clamp(0, 1)
     torch.testing.assert_close(made, expected, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_pipeline_is_guided_by_a_region_from_an_empty_sentence(tmp_path):
+    guard_torchaudio()
+    save_pipeline(tmp_path / "p")
+    generator = DiffusersGenerator(tmp_path / "p")
+
+    def response(gamma: float) -> float:
+        made = images_for_region(
+            generator,
+            lambda images: images.mean((2, 3)),
+            n=2,
+            steps=6,
+            gamma=gamma,
+            generator=torch.Generator().manual_seed(0),
+        )
+        assert made.images.shape == (2, 3, 16, 16)
+        return float(made.response.mean())
+
+    assert response(0) < response(20) < response(60)
+    vision = DiffusersGenerator(tmp_path / "p", use="vision")
+    with pytest.raises(ValueError, match="needs vision tokens that say nothing"):
+        images_for_region(vision, lambda images: images.mean((2, 3)))
 
 
 @pytest.mark.slow

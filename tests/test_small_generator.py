@@ -20,6 +20,7 @@ from neurofm.reconstruct import (
     SmallGenerator,
     draw_scenes,
     encode_words,
+    images_for_region,
     load_part,
     save_part,
     train_prior,
@@ -233,3 +234,20 @@ def test_an_untrained_prior_and_clip_are_saved_and_loaded(tmp_path):
         assert type(back) is type(part)
         for key, value in part.state_dict().items():
             assert torch.equal(back.state_dict()[key], value)
+
+
+def test_a_region_that_likes_red_gets_redder_images(tiny):
+    def redness(images: Tensor) -> Tensor:
+        return (images[:, :1] - images[:, 1:]).mean((2, 3))  # red over green, red over blue
+
+    def made(gamma: float, **options):
+        given = {"n": 3, "steps": 8, "generator": torch.Generator().manual_seed(0), **options}
+        return images_for_region(tiny, redness, gamma=gamma, vision=torch.zeros(1, 6), **given)
+
+    plain, some, more = (made(gamma).response.mean() for gamma in (0.0, 5.0, 20.0))
+    assert plain < some < more
+    one = made(20.0, voxels=torch.tensor([1]), keep=2)
+    assert one.images.shape == (2, 3, 16, 16)
+    torch.testing.assert_close(one.response, redness(one.images)[:, 1])
+    with pytest.raises(ValueError, match="0 images, expected one"):
+        made(1.0, n=0)

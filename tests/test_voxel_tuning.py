@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from neurofm import cards
 from neurofm.batch import ResponseModel
 from neurofm.reconstruct import (
     LinearVoxelEncoder,
+    caption_voxels,
     load_part,
     nearest_captions,
     nearest_images,
@@ -66,6 +68,22 @@ def test_projection_does_not_depend_on_the_length_of_weights():
     torch.testing.assert_close(
         project_onto_images(weights, bank), project_onto_images(1e3 * weights, bank)
     )
+
+
+def test_captions_of_a_region_name_what_its_voxels_like():
+    bank, captions = torch.eye(4), ["a red house", "a blue house", "a red face", "a blue face"]
+    weights = torch.tensor([[3.0, 2, 0, 0], [0, 0, 4, 3], [2, 3, 0, 0.0]])
+    found = caption_voxels(weights, bank, captions)
+    assert found.captions == ("a red house", "a red face", "a blue house")
+    assert found.embedding.shape == (3, 4) and (found.cosine > 0.99).all()
+    places = np.array([True, False, True])
+    words = found.words(places)
+    assert next(iter(words)) == "house" and words == {"house": 0.5, "a": 0, "red": 0, "blue": 0}
+    figure = found.plot({"places": places, "faces": ~places})
+    texts = [text.get_text() for axes in figure.axes for text in axes.get_yticklabels()]
+    assert "places (2)" in texts and "faces (1)" in texts
+    with pytest.raises(ValueError, match="for 3 captions"):
+        found.words(np.zeros(3, bool))
 
 
 def test_nearest_images_and_their_captions():

@@ -29,9 +29,16 @@ from neurofm.reconstruct.guidance import (
     GuidedImages,
     ResponseGuidance,
     SelfAttentionGuidance,
+    images_for_region,
     synthesise,
 )
-from neurofm.reconstruct.projection import nearest_captions, nearest_images, project_onto_images
+from neurofm.reconstruct.projection import (
+    VoxelCaptions,
+    caption_voxels,
+    nearest_captions,
+    nearest_images,
+    project_onto_images,
+)
 from neurofm.reconstruct.roi_synthesis import RegionImages, optimal_images, region_activity
 from neurofm.reconstruct.saved import load_part, save_part
 from neurofm.reconstruct.scenes import SceneBrain, Scenes, draw_scenes, encode_words
@@ -82,13 +89,16 @@ __all__ = [
     "Solids",
     "Study",
     "TransformersCaptioner",
+    "VoxelCaptions",
     "VoxelScale",
+    "caption_voxels",
     "corpus_study",
     "draw_scenes",
     "encode_words",
     "equal_azimuths",
     "generate_images",
     "guided",
+    "images_for_region",
     "load_part",
     "nearest_captions",
     "nearest_images",

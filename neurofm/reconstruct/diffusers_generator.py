@@ -165,7 +165,7 @@ class DiffusersGenerator:
 
     def denoise(self, z: Tensor, t: Tensor, vision: Tensor | None, text: Tensor | None) -> Tensor:
         """The noise in `z`, float32, whatever the network predicts."""
-        tokens = self._tokens(vision, text).to(self.device, self.dtype)
+        tokens = self._tokens(vision, text).to(self.device, self.dtype).expand(len(z), -1, -1)
         said = self.unet(z.to(self.dtype), t, encoder_hidden_states=tokens).sample.float()
         signal, spread = self.schedule.scales(t, z)
         if self.prediction == "v_prediction":
@@ -198,7 +198,7 @@ class DiffusersGenerator:
     def unconditional(
         self, vision: Tensor | None, text: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Tokens that say nothing.
+        """Tokens that say nothing; one row for all where none are given to be like.
 
         Raises:
             ValueError: They were not given and cannot be made here.
@@ -206,20 +206,21 @@ class DiffusersGenerator:
         return self._empty("vision", vision), self._empty("text", text)
 
     def _empty(self, name: str, like: Tensor | None) -> Tensor | None:
-        if like is None or self.use not in (name, "both"):
+        if self.use not in (name, "both"):
             return like
         if name == "text" and name not in self.nothing and self.use == "text":
             self._say_nothing()
         found = self.nothing.get(name)
-        if found is None or tuple(found.shape) != tuple(like.shape[1:]):
+        wanted = None if like is None else tuple(like.shape[1:])
+        if found is None or wanted not in (None, tuple(found.shape)):
             shape = "none" if found is None else tuple(found.shape)
             raise ValueError(
                 f"DiffusersGenerator: guidance {self.guidance} needs {name} tokens that say "
-                f"nothing, of shape {tuple(like.shape[1:])} (there: {shape}). Pass nothing="
+                f"nothing, of shape {wanted or 'token dim'} (there: {shape}). Pass nothing="
                 f"{{{name!r}: ...}}, the tokens of "
                 f"{'an empty sentence' if name == 'text' else 'a black image'}, or guidance=1."
             )
-        return found.to(self.device).expand(like.shape)
+        return found.to(self.device).expand(1 if like is None else len(like), -1, -1)
 
     @torch.no_grad()
     def _say_nothing(self) -> None:

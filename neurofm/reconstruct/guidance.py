@@ -17,7 +17,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neurofm.reconstruct.diffusion import Denoise, NoiseSchedule, sample
+from neurofm.nn.draw import draw
+from neurofm.reconstruct.diffusion import (
+    Denoise,
+    LatentDiffusion,
+    NoiseSchedule,
+    guided,
+    sample,
+)
 from neurofm.shapes import Bool, Float, Int
 
 Sharpen = Callable[[Tensor, Tensor, Tensor, Denoise], Tensor]
@@ -212,3 +219,51 @@ def synthesise(
         response = guidance.objective(images)
     order = response.argsort(descending=True, stable=True)[:keep]
     return GuidedImages(images[order], latents[order], response[order], order)
+
+
+def images_for_region(
+    diffusion: LatentDiffusion,
+    respond: Callable[[Tensor], Tensor],
+    *,
+    voxels: Bool[Tensor, " voxel"] | Int[Tensor, " index"] | None = None,
+    n: int = 8,
+    gamma: float | int = 130.0,
+    vision: Float[Tensor, "token dim"] | None = None,
+    text: Float[Tensor, "word dim_"] | None = None,
+    guidance: float | int = 0.0,
+    steps: int = 50,
+    keep: int | None = None,
+    sharpen: Sharpen | None = None,
+    generator: torch.Generator | None = None,
+) -> GuidedImages:
+    """Images of a generator that drive a region: `SmallGenerator`, or a pipeline of diffusers.
+
+    Args:
+        diffusion: Its denoiser, autoencoder and schedule are used.
+        respond: Images to responses, `batch voxel`, with a gradient.
+        voxels: As in `ResponseGuidance`.
+        n: Images to draw.
+        gamma: As in `ResponseGuidance`.
+        vision: Tokens of the kind that the generator attends to.
+        text: The same; a pipeline with a text encoder needs none (an empty sentence).
+        guidance: By the tokens; 0 leaves what they say out and needs only their shape, which is the
+            empty prompt that was published.
+        steps: As in `synthesise`.
+        keep: As in `synthesise`.
+        sharpen: As in `ResponseGuidance`.
+    """
+    if n < 1:
+        raise ValueError(f"images_for_region: {n} images, expected one or more.")
+    tokens = [None if one is None else one.expand(n, *one.shape) for one in (vision, text)]
+    moved = ResponseGuidance(
+        guided(diffusion, *tokens, guidance=guidance),
+        diffusion.schedule,
+        diffusion.decode,
+        respond,
+        voxels=voxels,
+        gamma=gamma,
+        sharpen=sharpen,
+    )
+    device = diffusion.schedule.alpha_bar.device
+    noise = draw(torch.randn, (n, *diffusion.latent_shape()), generator, device)
+    return synthesise(moved, noise, steps=steps, keep=keep, generator=generator)

@@ -11,13 +11,21 @@ Axes: voxel; image = one of the bank; embedding = dimension of the image embeddi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from neurofm.shapes import Float, Int
+from neurofm.shapes import Bool, Float, Int
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def project_onto_images(
@@ -121,6 +129,95 @@ def nearest_captions(
         )
     rows, _ = nearest_images(weights, bank, k=1, chunk=chunk)
     return [captions[row] for row in rows[:, 0].tolist()]
+
+
+@dataclass(frozen=True)
+class VoxelCaptions:
+    """What voxels like, in words.
+
+    Args:
+        captions: One per voxel.
+        embedding: Each voxel's tuning projected onto the images of the bank.
+        cosine: Of that with the embedding the caption belongs to.
+        usual: All captions of the bank, to tell what is special from what is common.
+    """
+
+    captions: tuple[str, ...]
+    embedding: Float[Tensor, "voxel embedding"]
+    cosine: Float[Tensor, " voxel"]
+    usual: tuple[str, ...]
+
+    def words(self, voxels: Bool[np.ndarray, " voxel"] | None = None) -> dict[str, float]:
+        """Share of voxels with a word in their caption minus the bank's share, largest first.
+
+        Args:
+            voxels: Mask of a region; all if not given.
+        """
+        mask = np.ones(len(self.captions), bool) if voxels is None else np.asarray(voxels)
+        if mask.shape != (len(self.captions),) or mask.dtype != bool or not mask.any():
+            raise ValueError(
+                f"VoxelCaptions: a mask of {mask.dtype} and shape {mask.shape} with "
+                f"{int(mask.sum())} voxels for {len(self.captions)} captions."
+            )
+        own = _shares([c for c, inside in zip(self.captions, mask, strict=True) if inside])
+        common = _shares(self.usual)
+        excess = {word: share - common.get(word, 0.0) for word, share in own.items()}
+        return dict(sorted(excess.items(), key=lambda item: -item[1]))
+
+    def plot(
+        self, regions: Mapping[str, Bool[np.ndarray, " voxel"]] | None = None, *, n: int = 4
+    ) -> Figure:
+        """The words that set regions apart from the bank.
+
+        Args:
+            regions: Mask of each; all voxels if not given.
+            n: Words of each region.
+        """
+        from neurofm.figures import plot_matrix
+
+        masks = regions or {"all voxels": np.ones(len(self.captions), bool)}
+        found = {name: self.words(mask) for name, mask in masks.items()}
+        columns = list(dict.fromkeys(word for one in found.values() for word in list(one)[:n]))
+        # What no voxel of a region has there is less common than in the bank.
+        common = _shares(self.usual)
+        table = [[one.get(w, -common.get(w, 0.0)) for w in columns] for one in found.values()]
+        return plot_matrix(
+            100 * np.array(table),
+            title=f"Words in captions of {len(self.captions)} voxels",
+            unit="points above the image bank",
+            rows=[f"{name} ({int(mask.sum())})" for name, mask in masks.items()],
+            columns=columns,
+            signed=True,
+        )
+
+
+def caption_voxels(
+    weights: Float[Tensor, "voxel embedding"],
+    bank: Float[Tensor, "image embedding_"],
+    captions: Sequence[str],
+    *,
+    temperature: float = 1 / 150,
+    chunk: int = 256,
+) -> VoxelCaptions:
+    """Project voxels onto the images of a bank, and caption each by the nearest of them.
+
+    Args:
+        weights: Of a linear encoder (`LinearVoxelEncoder.directions`).
+        bank: Embeddings of images that were not used to fit it.
+        captions: One per row of the bank.
+    """
+    made = project_onto_images(weights, bank, temperature=temperature, chunk=chunk)
+    said = nearest_captions(made, bank, captions, chunk=chunk)
+    _, cosine = nearest_images(made, bank, k=1, chunk=chunk)
+    return VoxelCaptions(tuple(said), made, cosine[:, 0], tuple(captions))
+
+
+def _shares(captions: Sequence[str]) -> dict[str, float]:
+    """Word to the share of captions that hold it."""
+    counts = Counter(
+        word for caption in captions for word in set(re.findall(r"\w+", caption.lower()))
+    )
+    return {word: count / len(captions) for word, count in counts.items()}
 
 
 def _directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
