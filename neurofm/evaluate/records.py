@@ -50,6 +50,11 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_text(folder / f"{record['key']}.json", _line(record))
 
 
+def recorded(folder: Path, key: str) -> bool:
+    """Whether the record of a cell was written."""
+    return (folder / f"{key}.json").is_file()
+
+
 @contextmanager
 def claimed(folder: Path, key: str) -> Iterator[None]:
     """Hold a cell, waiting while another process computes it.
@@ -58,8 +63,8 @@ def claimed(folder: Path, key: str) -> Iterator[None]:
     at once compute the same records twice.
 
     Args:
-        folder: Of records; locks of all cells are bytes of one file in it.
-        key: Hexadecimal.
+        folder: Of single records; locks of all cells are bytes of one file in it.
+        key: Of a cell, hexadecimal.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("ab") as file:

@@ -67,6 +67,11 @@ def read_suite(
     for spec in card["datasets"].values():
         spec["protocols"] = [p for p in spec["protocols"] if p in card["protocols"]]
     if seeds is not None:
+        if not 1 <= seeds <= len(card["seeds"]):
+            raise ValueError(
+                f"{seeds} seeds were asked for; expected 1 to {len(card['seeds'])}, those of the "
+                f"suite ({', '.join(map(str, card['seeds']))}). A card of your own can have more."
+            )
         card["seeds"] = card["seeds"][:seeds]
     lacking = [p for p, spec in card["protocols"].items() if "validation" not in spec]
     if validation and lacking:

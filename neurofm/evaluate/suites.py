@@ -12,8 +12,10 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from neurofm.data.rows import Row, Split
 from neurofm.evaluate.folds import is_among, make_folds
@@ -91,11 +93,47 @@ class Suite:
         found = self.card["protocols"]
         if not self.validation:
             return found
-        return {name: {**spec, **spec.get("validation", {})} for name, spec in found.items()}
+        merged = {name: {**spec, **spec.get("validation", {})} for name, spec in found.items()}
+        return {
+            name: {key: value for key, value in spec.items() if key != "validation"}
+            for name, spec in merged.items()
+        }
 
     def labels(self, dataset: str) -> list[str]:
         """Classes of a data set, in order."""
         return [str(label) for label in self.datasets[dataset]["data"]["labels"]]
+
+    def on(self, people: Mapping[str, Sequence[str]], *, title: str) -> Suite:
+        """The suite on other people; a data set whose people these are already is left as it is.
+
+        Groups of people stay, cut to these people, if everybody is in one of them. Otherwise the
+        people are dealt to as many groups, in order.
+
+        Args:
+            people: Of every data set.
+            title: Added to the data set's.
+        """
+        datasets = {name: dict(about) for name, about in self.datasets.items()}
+        for name, about in datasets.items():
+            own = people[name]
+            card = about["data"].get("subjects") or ()
+            if len(card) == len(own) and all(is_among(person, card) for person in own):
+                continue
+            about["data"] = {**about["data"], "subjects": list(own)}
+            about["title"] = f"{about.get('title', name)}, {title}"
+            groups = about.get("groups")
+            if groups:
+                cut = [[p for p in own if is_among(p, list(map(str, g)))] for g in groups]
+                if not all(cut) or sum(map(len, cut)) < len(own):
+                    cut = [part.tolist() for part in np.array_split(np.array(own), len(groups))]
+                about["groups"] = [group for group in cut if group]
+        return replace(self, card={**self.card, "datasets": datasets})
+
+    def as_run(self) -> dict[str, Any]:
+        """The card that gives this suite."""
+        card = {**self.card, "protocols": self.protocols}
+        plain: dict[str, Any] = json.loads(json.dumps(card))  # without YAML's references
+        return plain
 
     def method(self, name: str, dataset: str) -> dict[str, Any] | None:
         """A method with what the data set changes of it; None if it leaves the method out."""

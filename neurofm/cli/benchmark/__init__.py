@@ -10,20 +10,33 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from neurofm import cards
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which suite, how much of it, where, and with how many processes."""
-    parser.add_argument("suite", help="NAME of a suite (recipes/benchmarks), or your own YAML file")
+    shipped = sorted(file.stem for file in (cards.root("recipes") / "benchmarks").glob("*.yaml"))
+    parser.add_argument(
+        "suite", help=f"{', '.join(shipped)}; or a YAML file of your own (`neurofm copy`)"
+    )
     parser.add_argument(
         "--methods", "--models", nargs="+", metavar="NAME", help="only these methods"
     )
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help="only these data sets")
     parser.add_argument("--protocols", nargs="+", metavar="NAME", help="only these protocols")
+    parser.add_argument(
+        "--subjects",
+        nargs="+",
+        metavar="ID",
+        help="these people of the corpora in place of the card's, such as 13 14; --out is then "
+        "runs/benchmarks/SUITE-subjects-13-14",
+    )
     parser.add_argument("--seeds", type=int, metavar="N", help="only the first N seeds")
     parser.add_argument(
         "--validation",
         action="store_true",
-        help="score what is kept for choosing settings, not the test windows",
+        help="score what is kept for choosing settings, not the test windows; --out is then "
+        "runs/benchmarks/SUITE-validation",
     )
     parser.add_argument(
         "--out", type=Path, help="folder of records, table and figure (runs/benchmarks/SUITE)"

@@ -24,7 +24,7 @@ from neurofm.data import Split
 from neurofm.evaluate import FoldScores, per_subject
 from neurofm.evaluate.fold import predict_fold, refuse_copies, take
 from neurofm.evaluate.nested import choose, grid_of, inner_folds, with_values
-from neurofm.evaluate.records import write_record
+from neurofm.evaluate.records import claimed, recorded, write_record
 from neurofm.evaluate.suites import Cell, Suite
 
 METRICS = ("balanced_accuracy", "accuracy", "kappa", "auroc", "log_loss", "calibration_error")
@@ -59,6 +59,12 @@ class Runner:
 
     def __call__(self, group: Group) -> list[tuple[Cell, str]]:
         """Write a record for every cell; those that failed, and why."""
+        folder = self.work / "records"
+        with claimed(folder, group.cells[0][1]):  # another command may be at these cells
+            cells = [item for item in group.cells if not recorded(folder, item[1])]
+            return self._compute(Group(tuple(cells))) if cells else []
+
+    def _compute(self, group: Group) -> list[tuple[Cell, str]]:
         began = time.process_time(), time.perf_counter()
         first, failed = group.first, []
         windows = windows_of(self.suite, first.dataset, first.method)

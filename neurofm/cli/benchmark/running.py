@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,16 @@ from rich.progress import (
 )
 
 from neurofm.cli.benchmark.decoding import Group, Runner
+from neurofm.cli.benchmark.people import folder_of, on_people, refuse_missing, refuse_other_results
 from neurofm.cli.benchmark.training import quiet, stage_data, stage_recipes
 from neurofm.cli.benchmark.windows import Windows, forget_windows, windows_of
 from neurofm.data import open_executor
-from neurofm.evaluate.records import LINES, read_records, write_lines, write_text
+from neurofm.evaluate.records import LINES, claimed, read_records, write_lines, write_text
 from neurofm.evaluate.suite_cards import read_suite
 from neurofm.evaluate.suites import Cell, Suite, digest
-from neurofm.io import open_corpus
+from neurofm.io.quality import listed
+
+_TABLE = "f" * 16  # what is claimed while table and figure are written
 
 
 @dataclass
@@ -44,12 +48,17 @@ class Plan:
     skipped: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
 
+    @cached_property
+    def places(self) -> set[tuple[str, str, str]]:
+        """Data set, protocol and method of all cells, once these are complete."""
+        return {(cell.dataset, cell.protocol, cell.method) for cell, _ in self.cells}
+
 
 def run_suite(args: argparse.Namespace) -> int:
     """Run, record, draw."""
     quiet()
     console = Console(stderr=True)
-    whole = read_suite(args.suite, validation=args.validation)
+    whole = card = read_suite(args.suite, validation=args.validation)
     suite = read_suite(
         args.suite,
         methods=args.methods,
@@ -58,40 +67,69 @@ def run_suite(args: argparse.Namespace) -> int:
         seeds=args.seeds,
         validation=args.validation,
     )
-    out: Path = args.out or Path("runs/benchmarks") / suite.name
+    if args.subjects:
+        suite, whole = (
+            on_people(part, args.subjects, chosen=list(suite.datasets)) for part in (suite, card)
+        )
+    name = folder_of(whole, args.subjects, own=card)
+    out: Path = args.out or Path("runs/benchmarks") / name
     work: Path = args.work or out
-    known = read_records(out) | read_records(work)
+    known = read_records(out)
+    refuse_other_results(out, whole, known.values())
+    known |= read_records(work)
     plan = plan_of(suite, pretraining=not args.draw)
-    for line in plan.skipped:
+    refused = [*plan.skipped, *_failures(plan.failed)]
+    if not plan.cells and not args.draw:
+        raise ValueError("\n".join([f"{name}: nothing to run.", *refused]))
+    for line in refused:
         _say(console, line)
     missing = [(cell, key) for cell, key in plan.cells if key not in known]
     done = len(plan.cells) - len(missing)
-    _say(console, f"{suite.name}: {len(plan.cells)} cells, {done} recorded")
-    failed = list(plan.failed)
+    _say(console, f"{name}: {len(plan.cells)} cells, {done} recorded")
+    failed: list[tuple[str, str]] = []
     if missing and not args.draw:
-        failed += _compute(args, Runner(suite, work), missing, console)
-        known |= read_records(work)
-    for what, why in failed:
-        _say(console, f"failed: {what}: {why}")
+        _write_config(out, whole)
+        failed = _compute(args, Runner(suite, work), missing, console)
+    for line in _failures(failed):
+        _say(console, line)
     if failed:
         _say(console, f"{len(failed)} failed; the same command runs what has no record again.")
-    records = [known[key] for _, key in plan.cells if key in known]
-    if not records:
-        reasons = "; ".join([*plan.skipped, *(f"{what}: {why}" for what, why in failed)][:3])
-        raise ValueError(f"{out}: no record of {suite.name}. {reasons or 'Run without --draw.'}")
-    records += [record for record in known.values() if _of_others(record, suite, whole)]
-    write_lines(out / LINES, records)
-    plain = json.loads(json.dumps(whole.card))  # without YAML's references
-    write_text(out / "config.yaml", yaml.safe_dump(plain, sort_keys=False, width=100))
+    for file in _write(plan, suite, whole, out, work, draw=args.draw):
+        _say(console, f"wrote {file}")
+    return 1 if failed or plan.failed else 0
+
+
+def _failures(failed: Sequence[tuple[str, str]]) -> list[str]:
+    return [f"failed: {what}: {why}" for what, why in failed]
+
+
+def _write_config(out: Path, suite: Suite) -> None:
+    write_text(out / "config.yaml", yaml.safe_dump(suite.as_run(), sort_keys=False, width=100))
+
+
+def _write(
+    plan: Plan, suite: Suite, whole: Suite, out: Path, work: Path, *, draw: bool
+) -> list[Path]:
+    """Table, figure and report of what was asked for and of the rest of the folder."""
     from neurofm.cli.benchmark.pages import write_results
 
-    for file in write_results(whole, records, out):
-        _say(console, f"wrote {file}")
-    return 1 if failed else 0
+    # Of two commands at once the later one knows all records.
+    with nullcontext() if draw else claimed(work / "records", _TABLE):
+        there = read_records(out)
+        found = there | read_records(work)
+        records = [found[key] for _, key in plan.cells if key in found]
+        others = [record for record in there.values() if _of_others(record, plan, suite, whole)]
+        if not records and not (draw and others):
+            why = "Run without --draw." if draw else "See above."
+            raise ValueError(f"{out}: no record of {suite.name}. {why}")
+        records += others
+        write_lines(out / LINES, records)
+        _write_config(out, whole)
+        return write_results(whole, records, out)
 
 
-def _of_others(record: dict[str, Any], suite: Suite, whole: Suite) -> bool:
-    """Whether a record belongs to the card, but to a part of it that was not asked for."""
+def _of_others(record: dict[str, Any], plan: Plan, suite: Suite, whole: Suite) -> bool:
+    """Whether a record belongs to a part of the card that was not asked for, or is not here."""
 
     def among(part: Suite) -> bool:
         return (
@@ -101,7 +139,8 @@ def _of_others(record: dict[str, Any], suite: Suite, whole: Suite) -> bool:
             and record["seed"] in part.card["seeds"]
         )
 
-    return among(whole) and not among(suite)
+    place = (record["dataset"], record["protocol"], record["method"])
+    return among(whole) and not (among(suite) and place in plan.places)
 
 
 def plan_of(suite: Suite, *, pretraining: bool) -> Plan:
@@ -113,16 +152,15 @@ def plan_of(suite: Suite, *, pretraining: bool) -> Plan:
     plan = Plan()
     for dataset, about in suite.datasets.items():
         try:
-            for name in about["data"]["datasets"]:
-                open_corpus(name, root=about["data"].get("root"))
+            refuse_missing(about)
         except FileNotFoundError as error:
             plan.skipped.append(f"skipped {dataset}: {error}")
             continue
+        except ValueError as error:
+            plan.failed.append((dataset, str(error)))
+            continue
         for protocol in about["protocols"]:
-            try:
-                _plan_protocol(suite, dataset, protocol, plan, pretraining=pretraining)
-            except ValueError as error:
-                plan.failed.append((f"{dataset} {protocol}", str(error)))
+            _plan_protocol(suite, dataset, protocol, plan, pretraining=pretraining)
     return plan
 
 
@@ -130,6 +168,7 @@ def _plan_protocol(
     suite: Suite, dataset: str, protocol: str, plan: Plan, *, pretraining: bool
 ) -> None:
     folds: dict[str, list[str]] = {}  # method to the hash of each fold
+    failed: dict[str, list[str]] = {}  # reason to methods
     first = ""
     for method in suite.methods:
         spec = suite.method(method, dataset)
@@ -145,7 +184,9 @@ def _plan_protocol(
             cells = suite.cells(dataset, protocol, len(folds[method]), methods=[method])
             plan.cells += [(cell, windows.key(suite, cell)[0]) for cell in cells]
         except (ValueError, FileNotFoundError) as error:
-            plan.failed.append((f"{dataset} {protocol} {method}", str(error)))
+            failed.setdefault(str(error), []).append(method)
+    for why, methods in failed.items():
+        plan.failed.append((f"{dataset} {protocol} {listed(methods, most=4)}", why))
 
 
 def _same_trials(windows: Windows, folds: dict[str, list[str]], method: str, first: str) -> None:

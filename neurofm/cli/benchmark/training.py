@@ -70,7 +70,15 @@ def stage_recipes(
 
     Args:
         dataset: The one that is decoded; of it only `people` are used, of others everybody.
+
+    Raises:
+        ValueError: Nobody is left to pretrain on.
     """
+    if not people:
+        raise ValueError(
+            "its pretraining needs people who are not decoded, and none are left. Take more "
+            "people, or leave the method out."
+        )
     found = []
     for stage in method["stages"]:
         name, recipe = _recipe(stage)
