@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
 from neurofm import figures
+from neurofm.figures.style import told_apart
 from neurofm.types import RDM, Result
 
 TABLE = np.array([[0.0, 0.5, -0.2], [0.1, np.nan, 0.3]])
@@ -145,3 +148,35 @@ def test_an_arrangement_refuses_labels_of_other_points():
 def test_layer_scores_take_results():
     detail = {"layer": "l", "reference": "IT", "null_low": -0.1, "null_high": 0.1}
     assert figures.plot_layer_scores([Result("l", 0.3, n=8, detail=detail)], title="t").axes
+
+
+def test_marks_stand_inside_the_axes_at_the_far_ends_of_bars() -> None:
+    bars, ends = {"up": 1.0, "down": -0.5}, {"up": (0.8, 1.2), "down": (-0.9, -0.4)}
+    drawn = figures.plot_bars(
+        bars, title="t", unit="u", intervals=ends, marks=dict.fromkeys(bars, "*")
+    )
+    drawn.canvas.draw()
+    (axes,) = drawn.axes
+    whole = axes.get_window_extent()
+    stars = [text for text in axes.texts if text.get_text() == "*"]
+    assert [text.xy[1] for text in stars] == [1.2, -0.9]
+    for text in stars:
+        box = text.get_window_extent()
+        assert whole.y0 <= box.y0 and box.y1 <= whole.y1
+
+
+def test_long_names_of_sites_do_not_overlap() -> None:
+    names = [f"model.transformer.blocks.{k}.attention.projection" for k in range(12)]
+    names_alone = ["covariance of the signal", "network with random weights", "temporal block"]
+    for given in (names, names_alone, [f"head:input[head={k}/8]" for k in range(8)]):
+        drawn = figures.plot_bars(dict.fromkeys(given, 1.0), title="t", unit="u")
+        drawn.canvas.draw()
+        labels = drawn.axes[0].get_xticklabels()
+        assert len({label.get_text() for label in labels}) == len(given)
+        if not labels[0].get_rotation():
+            boxes = [label.get_window_extent() for label in labels]
+            assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+        assert all(label.get_text().count("\n") == 0 for label in labels if label.get_rotation())
+    assert told_apart(names)[3] == "blocks.3"
+    levels = ["0.5 of the noise ceiling", "1.5 of the noise ceiling"]
+    assert told_apart(levels) == levels  # sentences are no paths

@@ -14,7 +14,19 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from neurofm.figures.style import INK, MAGNITUDE, MUTED, SIGNED, color, single, slant, styled
+from neurofm.figures.style import (
+    INK,
+    MAGNITUDE,
+    MUTED,
+    SIGNED,
+    color,
+    ending,
+    label_width,
+    single,
+    slant,
+    styled,
+    told_apart,
+)
 from neurofm.shapes import Bool, Float
 from neurofm.types import RDM
 
@@ -54,8 +66,10 @@ def plot_matrix(
     values = _table("plot_matrix", np.asarray(values, dtype=float), outlined)
     n_rows, n_columns = values.shape
     square = n_rows == n_columns if square is None else square
-    width = float(np.clip(0.5 * n_columns, 3.4, 6.4)) + 2.0
-    figure, axes = single(width, float(np.clip(0.5 * n_rows, 2.0, 5.2)) + 1.2)
+    beside = 0.0 if rows is None else max(label_width(_short(rows)) - 0.6, 0.0)
+    below = 0.0 if columns is None else max(0.6 * label_width(_short(columns)) - 0.4, 0.0)
+    width = float(np.clip(0.5 * n_columns, 3.4, 6.4)) + 2.0 + beside
+    figure, axes = single(width, float(np.clip(0.5 * n_rows, 2.0, 5.2)) + 1.2 + below)
     low, high, colors = _scale(values, signed, limits)
     image = axes.imshow(
         values,
@@ -295,7 +309,7 @@ def _label(axes: Axes, which: str, labels: Sequence[Any] | np.ndarray | None, n:
         return
     if len(labels) != n:
         raise ValueError(f"{len(labels)} labels for {n} rows or columns: {list(labels)[:5]} ...")
-    names = [str(label) for label in labels]
+    names = _short(labels)
     place = list(range(n))
     if n > NAMED:  # a few of them, evenly
         place = [int(i) for i in np.linspace(0, n - 1, 8).round()]
@@ -305,6 +319,10 @@ def _label(axes: Axes, which: str, labels: Sequence[Any] | np.ndarray | None, n:
     else:
         axes.set_yticks(place, [names[i] for i in place])
     axes.tick_params(length=0)
+
+
+def _short(labels: Sequence[Any] | np.ndarray) -> list[str]:
+    return [ending(name) for name in told_apart([str(label) for label in labels])]
 
 
 def _rdm(values: np.ndarray) -> RDM:

@@ -17,10 +17,12 @@ from neurofm.figures.style import (
     MUTED,
     broken,
     color,
+    ending,
     label_width,
     single,
     slant,
     styled,
+    told_apart,
 )
 from neurofm.types import Result
 
@@ -132,7 +134,7 @@ def plot_bars(
         intervals: Ends of the interval under the same names as `values`.
         ceiling: Lower and upper noise ceiling.
         chance: A line: what a guess or a control reaches.
-        marks: Written above bars, such as "*" where it is significant; named as `values` are.
+        marks: Written at the ends of bars, such as "*" where significant; named as `values` are.
     """
     if not values:
         raise ValueError(f"plot_bars: no value to draw for {title!r}.")
@@ -140,7 +142,13 @@ def plot_bars(
     series: Any = values if nested else {"": values}
     ends: Any = (intervals or {}) if nested else {"": intervals or {}}
     names = list(dict.fromkeys(name for bars in series.values() for name in bars))
-    figure, axes = single(float(np.clip(1.8 + 0.55 * len(names) * len(series), 3.6, 9.0)), 3.4)
+    labels = [ending(name) for name in told_apart(names)]
+    slanted = len(names) > 4 and max(map(len, labels)) > 7
+    labels = labels if slanted else [broken(name, 18) for name in labels]
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    each = max(0.55 * len(series), 0 if slanted else 0.08 * longest + 0.1)
+    height_in = 3.4 + max(0.0, 0.045 * longest - 0.5 if slanted else 0.0)
+    figure, axes = single(float(np.clip(1.8 + each * len(names), 3.6, 9.0)), height_in)
     width = 0.8 / len(series)
     for i, (label, bars) in enumerate(series.items()):
         at = np.array([k for k, name in enumerate(names) if name in bars])
@@ -154,24 +162,28 @@ def plot_bars(
         if np.isfinite(error).any():
             reach = np.maximum([height - error[0], error[1] - height], 0)
             axes.errorbar(place, height, reach, fmt="none", color=INK, capsize=3, elinewidth=1.2)
-        for k, x, y in zip(at, place, np.fmax(height, error[1]), strict=True):
+        ends_at = np.where(height < 0, np.fmin(height, error[0]), np.fmax(height, error[1]))
+        for k, x, y in zip(at, place, ends_at, strict=True):
             axes.annotate(
                 above.get(names[k], ""),
                 (x, y),
-                xytext=(0, 2),
+                xytext=(0, -2 if y < 0 else 2),
                 textcoords="offset points",
                 ha="center",
+                va="top" if y < 0 else "bottom",
                 fontsize=11,
             )
+    if marks:  # which belong inside
+        axes.margins(y=0.12)
     axes.axhline(0, color=MUTED, linewidth=0.8)
     if ceiling is not None:
         axes.axhspan(*ceiling, color=MUTED, alpha=0.25, linewidth=0, zorder=0)
-        _beside(axes, "noise ceiling", sum(ceiling) / 2)
+        _beside(axes, "noise ceiling", sum(ceiling) / 2, "center" if chance is None else "bottom")
     if chance is not None:
         axes.axhline(chance, color=INK, linestyle=(0, (4, 3)), linewidth=1.2)
-        _beside(axes, "chance", chance)
-    axes.set_xticks(range(len(names)), [broken(name, 18) for name in names])
-    slant(axes, len(names) if max(map(len, names)) > 7 else 0)
+        _beside(axes, "chance", chance, "center" if ceiling is None else "top")
+    axes.set_xticks(range(len(names)), labels)
+    slant(axes, len(names) if slanted else 0)
     axes.grid(axis="x", visible=False)
     axes.set(xlabel=xlabel, ylabel=unit, title=title)
     if len(series) > 1:
@@ -180,12 +192,12 @@ def plot_bars(
     return figure
 
 
-def _beside(axes: Axes, text: str, height: float) -> None:
+def _beside(axes: Axes, text: str, height: float, align: str) -> None:
     axes.annotate(
         text,
         (1.01, height),
         xycoords=("axes fraction", "data"),
-        va="center",
+        va=align,
         fontsize=8.5,
         color=MUTED,
     )
@@ -232,7 +244,7 @@ def plot_layer_scores(
             elinewidth=1.2,
             label="similarity, 95 % interval",
         )
-        axes.set_xticks(range(len(layers)), layers)
+        axes.set_xticks(range(len(layers)), told_apart(layers))
         axes.set_xlim(-0.4, len(layers) - 0.6)
         slant(axes, 99)
         axes.set(xlabel="layer", title=reference)

@@ -95,6 +95,23 @@ def slant(axes: Axes, n: int) -> None:
             label.set(rotation=40, ha="right", rotation_mode="anchor")
 
 
+def told_apart(names: Sequence[str], *, longest: int = 18) -> list[str]:
+    """Dotted names, if one is longer than that, without the parts that all share."""
+    paths = [name.split(".") for name in names]
+    same = len({len(path) for path in paths}) == 1 and not any(" " in name for name in names)
+    if len(paths) < 2 or not same or max(map(len, names)) <= longest:
+        return list(names)
+    own = [k for k in range(len(paths[0])) if len({path[k] for path in paths}) > 1]
+    if len(own) == 1 and own[0]:  # the number alone says little: blocks.0
+        own = [own[0] - 1, *own]
+    return [".".join(path[k] for k in own) for path in paths] if own else list(names)
+
+
+def ending(name: str, width: int = 30) -> str:
+    """The end of a name, which tells more of a place in a network than its beginning."""
+    return name if len(name) <= width else f"…{name[1 - width :]}"
+
+
 def broken(name: str, width: int = 26) -> str:
     """A long name on several lines."""
     return "\n".join(textwrap.wrap(name, width, break_on_hyphens=False)) or name

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from neurofm.batch import Batch
 from neurofm.cli.explain.explaining import Held, function_of
+from neurofm.figures.style import told_apart
 from neurofm.interpret import Activations, randomized_copy
 from neurofm.interpret.causal import ablation
 from neurofm.interpret.causal.runs import still
@@ -133,7 +134,8 @@ def look_inside(
     generator = torch.Generator().manual_seed(seed)
     other = randomized_copy(copy.deepcopy(decoder), generator=generator)
     other.eval().requires_grad_(False)
-    kept = [replace(p, label=label) for p, label in zip(kept, _labels(kept), strict=True)]
+    names = told_apart([place.name.removeprefix("model.") for place in kept], longest=0)
+    kept = [replace(p, label=label) for p, label in zip(kept, names, strict=True)]
     parents = [] if sites else [place.name.rpartition(".")[0] for place in kept]
     # A single list has one end; so have sites that were named.
     ends = tuple(i for i, p in enumerate(parents) if i + 1 == len(kept) or parents[i + 1] != p)
@@ -151,17 +153,6 @@ def _matters(decoder: RunDecoder, batch: Batch, name: str) -> bool:
         plain = run(batch)
         with patched(decoder, {name: other}):
             return not torch.equal(plain, run(batch))
-
-
-def _labels(places: list[Place]) -> list[str]:
-    """Names without the parts that all share."""
-    paths = [place.name.removeprefix("model.").split(".") for place in places]
-    if len({len(path) for path in paths}) > 1 or len(paths) < 2:
-        return [".".join(path) for path in paths]
-    own = [k for k in range(len(paths[0])) if len({path[k] for path in paths}) > 1]
-    if len(own) == 1 and own[0]:  # the number alone says little: blocks.0
-        own = [own[0] - 1, *own]
-    return [".".join(path[k] for k in own) for path in paths]
 
 
 def _entries(model: nn.Module) -> list[str]:
