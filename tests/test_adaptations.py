@@ -264,6 +264,16 @@ def test_the_linear_map_of_raw_features_gives_the_probabilities(kind, classes):
 
 
 @pytest.mark.parametrize("kind", [LinearProbe, RidgeProbe])
+def test_features_that_are_not_finite_are_named_and_constant_ones_left_out(kind):
+    x, y = features(classes=2)
+    x[:, 1] = 2.5
+    assert kind().linear_map(x, y)[0][:, 1].tolist() == [0.0, 0.0]
+    x[3, 0] = np.nan
+    with pytest.raises(ValueError, match=f"features of 1 of {len(x)} windows .* window 3"):
+        kind().fit(x, y)
+
+
+@pytest.mark.parametrize("kind", [LinearProbe, RidgeProbe])
 def test_a_solved_readout_is_the_estimator_and_does_not_move(kind, small, model, tmp_path):
     task = Decode(model, n_outputs=2, adapt=Probe(kind()), lr=1.0)
     watch, data = Watch(task), decode_data(small)

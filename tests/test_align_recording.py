@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -85,6 +86,19 @@ def test_a_recording_is_recentred_by_the_riemannian_mean_and_says_so(causal: boo
     last = aligned.data[:, -400:].astype(np.float64)
     np.testing.assert_allclose(np.cov(last), np.eye(5), atol=0.4)  # one window of ten
     assert not np.array_equal(aligned.data, euclidean(recording()).data)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "riemannian"])
+def test_an_amplifier_that_is_off_at_first_teaches_nothing(
+    metric: Literal["euclidean", "riemannian"],
+) -> None:
+    step = AlignRecording(window_s=2.0, causal=True, metric=metric)
+    later, signal = recording(), recording()
+    signal.data[:, :800] = 0.1
+    aligned = step(signal).data
+    assert not aligned[:, 400:1200].any()
+    cut = step(replace(later, data=later.data[:, 800:])).data
+    np.testing.assert_allclose(aligned[:, 1200:], cut[:, 400:], atol=1e-5)
 
 
 def test_unknown_means_are_refused() -> None:

@@ -101,6 +101,17 @@ def test_average_reference_and_a_flat_channel_stay_at_zero_and_are_named(kind):
 
 
 @BOTH
+@pytest.mark.parametrize("level", [0.0, 0.1])
+def test_constant_windows_before_others_become_zeros_causally_and_are_refused_alone(kind, level):
+    x = people()[0][:24].copy()
+    x[:2] = level
+    aligned = kind(mode="causal").transform(x)
+    assert not aligned[:2].any() and np.isfinite(aligned).all() and aligned[2].any()
+    with pytest.raises(ValueError, match="4 channels of windows are constant"):
+        kind().fit_transform(x[:2])
+
+
+@BOTH
 def test_windows_shorter_than_channels_are_aligned(kind):
     x = people()[0][:24, :, :3]
     aligned = kind().fit_transform(x)

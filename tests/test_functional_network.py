@@ -67,6 +67,8 @@ def test_other_settings_can_be_described(checker: ModuleType) -> None:
     kernel = convolutions[0].sampled_weight(6).permute(2, 1, 0)
     torch.testing.assert_close(y, F.conv1d(F.pad(x, (2, 3)), kernel))
     assert dense[0](y).shape == (2, 2, 20)
+    alone = {"dense_layers": described["dense_layers"]}  # a network may have one kind of layer
+    assert [len(found) for found in checker.module("functional_nn").layers_of(alone, 4)] == [0, 1]
 
 
 # Bases

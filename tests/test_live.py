@@ -173,6 +173,24 @@ def test_a_stream_that_ends_too_soon_predicts_nothing_and_says_so():
     assert outcome.seconds == 0.5
 
 
+@pytest.mark.parametrize("seconds", [slice(0, 5), slice(4, 9), slice(None)], ids=str)
+def test_an_amplifier_that_is_off_is_not_decoded_and_ends_no_stream(seconds):
+    signal = recording()
+    rate = round(signal.sfreq)
+    signal.data[:, slice(*(at and at * rate for at in (seconds.start, seconds.stop)))] = 0
+    steps = (*CAUSAL, AlignRecording(window_s=2.0, causal=True))
+    session = Session(decoder(steps=steps), Played(signal))
+    outcome = session.run()
+
+    ends = [prediction.time_s for prediction in outcome.predictions]
+    assert outcome.refused and "the amplifier is off" in outcome.refused_why
+    if seconds.stop is None:
+        assert not ends
+    else:
+        assert not [end for end in ends if seconds.start + 2 < end <= seconds.stop]  # it rings
+        assert ends[-1] == 12.0 and compare(session, outcome).largest < 1e-5
+
+
 def test_control_c_ends_with_what_was_there():
     class Stopped(Played):
         def pieces(self):

@@ -41,6 +41,14 @@ def test_a_recording_becomes_a_table_and_a_picture(files, tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_recording_shorter_than_a_window_says_how_long_one_must_be(files, tmp_path, capsys):
+    path = tmp_path / "short_raw.fif"
+    mne.io.read_raw_fif(files / "sub-1_raw.fif", verbose="error").crop(0, 0.5).save(path)
+
+    assert main(["stream", "--model", str(files / "toy.pt"), "--source", str(path)]) == 1
+    assert "The first window to be predicted ends after 1 s." in capsys.readouterr().out
+
+
 def test_a_full_disk_ends_the_table_and_not_the_stream(files, tmp_path, capsys, monkeypatch):
     usual = PredictionTable.__call__
 

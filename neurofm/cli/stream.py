@@ -161,7 +161,11 @@ def summary(session: Session, outcome: Outcome) -> list[str]:
     if outcome.refused:
         lines.append(f"refused: {outcome.refused_why}")
     if not made:
-        return [*lines, f"No window of {session.decoder.facts.window_s:g} s was whole."]
+        first_s = session.processing.warm_up_s + session.decoder.facts.window_s
+        if outcome.seconds < first_s:
+            return [*lines, f"The first window to be predicted ends after {first_s:g} s."]
+        why = "was as training had it" if outcome.refused else "was whole"
+        return [*lines, f"No window of {session.decoder.facts.window_s:g} s {why}."]
     lines.append(
         f"latency, last sample to prediction: p50 {1000 * outcome.latency_s(50):.1f} ms, p99 "
         f"{1000 * outcome.latency_s(99):.1f} ms; computing takes {outcome.share:.1%} of the time"

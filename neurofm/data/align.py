@@ -189,6 +189,9 @@ class _Alignment:
             running = self.mean(self.rank_tolerance) if mean is None else deepcopy(mean)
             for i in members:
                 running.add(self._covariance(x[i], i)[None], x.shape[2])
+                if not running.reference.any():  # nothing has changed yet
+                    result[i] = 0
+                    continue
                 root = self._inverse_root(running.reference, group)
                 result[i] = root @ x[i].astype(np.float64)
         if self.mode == "twice":
@@ -231,8 +234,8 @@ class _Alignment:
         keep = values > self.rank_tolerance * max(float(values[-1]), 0.0)
         if not keep.any():
             raise ValueError(
-                f"{self._name}: the windows of group {group!r} are constant, so they cannot "
-                "be aligned. Leave them out."
+                f"{self._name}: {len(reference)} channels of{_named(group)} windows are constant, "
+                "so they cannot be aligned. Leave the windows out."
             )
         if not keep.all() and not self._warned:
             self._warned = True
@@ -240,7 +243,7 @@ class _Alignment:
             flat = np.flatnonzero(power <= self.rank_tolerance * power.max()).tolist()
             which = f"channels {', '.join(map(str, flat))} are flat; " if flat else ""
             warnings.warn(
-                f"{self._name}: the mean covariance of group {group!r} has rank "
+                f"{self._name}: the mean covariance of{_named(group)} windows has rank "
                 f"{int(keep.sum())} of {len(keep)} channels ({which}average reference, "
                 "interpolated or flat channels, or few samples take away directions); the missing "
                 "directions are left at zero.",
@@ -282,6 +285,7 @@ class _Alignment:
                 "Leave it out or repair the recording first (InterpolateBads)."
             )
         centred = window - window.mean(axis=1, keepdims=True, dtype=np.float64)
+        centred[(window == window[:, :1]).all(axis=1)] = 0  # the mean of equal numbers is rounded
         return centred @ centred.T / (window.shape[1] - 1)
 
 
@@ -297,9 +301,10 @@ class EuclideanAlignment(_Alignment):
     Args:
         mode: "offline" uses the fitted reference of the group. "causal" goes through the windows in
             order, each aligned with the mean covariance up to and including itself, starting from
-            the fitted reference where there is one; later windows never matter. "twice" aligns
-            offline and what comes out causally once more, as DBConformer and MVCNet do with test
-            windows within people: for comparison with their numbers.
+            the fitted reference where there is one; later windows never matter, and constant ones
+            before any other become zeros. "twice" aligns offline and what comes out causally once
+            more, as DBConformer and MVCNet do with test windows within people: for comparison with
+            their numbers.
         rank_tolerance: Directions whose variance is below this share of the largest are removed
             instead of amplified (an average reference takes away one, a flat channel another).
     """
@@ -319,6 +324,10 @@ class RiemannianAlignment(_Alignment):
     """
 
     mean = RiemannianMean
+
+
+def _named(group: str) -> str:
+    return f" group {group!r}'s" if group else ""
 
 
 def declared(x: np.ndarray, rows: Sequence[Row] | None, where: str) -> tuple[Row, ...]:

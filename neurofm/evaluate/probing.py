@@ -48,10 +48,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         """Scale, choose the penalty, and fit on all windows.
 
         Raises:
-            ValueError: One class only.
+            ValueError: One class only, or features that are not finite.
         """
         self.classes_, target, counts = _classes(y, name="LinearProbe")
-        x = np.asarray(x, dtype=np.float64)
+        x = _finite(x, name="LinearProbe")
         self.mean_, self.scale_ = _standard(x)
         z = (x - self.mean_) * self.scale_
         self.rotation_ = np.linalg.svd(z, full_matrices=False)[2].T
@@ -138,10 +138,10 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         """Scale, choose the penalty, and solve for all windows.
 
         Raises:
-            ValueError: One class only.
+            ValueError: One class only, or features that are not finite.
         """
         self.classes_, target, counts = _classes(y, name="RidgeProbe")
-        x = np.asarray(x, dtype=np.float64)
+        x = _finite(x, name="RidgeProbe")
         self.mean_, self.scale_ = _standard(x)
         z = (x - self.mean_) * self.scale_
         self.penalty_, self.factor_ = self._choose(z, target, min(self.folds, int(counts.min())))
@@ -235,6 +235,18 @@ def _classes(y: np.ndarray, *, name: str) -> tuple[np.ndarray, np.ndarray, np.nd
             "classes."
         )
     return classes, target, np.bincount(target)
+
+
+def _finite(x: np.ndarray, *, name: str) -> np.ndarray:
+    x = np.asarray(x, dtype=np.float64)
+    bad = ~np.isfinite(x).all(1)
+    if bad.any():
+        raise ValueError(
+            f"{name}: the features of {bad.sum()} of {len(x)} windows are NaN or infinite, the "
+            f"first those of window {bad.argmax()}. Look at the recording with `neurofm check`, or "
+            "at the model's weights."
+        )
+    return x
 
 
 def _standard(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from neurofm.types import Event, Signal
 from neurofm.units import check_amplitude
 
 _KEPT = 64 * 2**20  # bytes of raw samples that are kept to compare with offline predictions
+_SILENT = 1e-9  # of the amplitude of training: what filters leave of an amplifier that is off
 _JUDGED_S = 2.0  # seconds whose amplitude is judged before anything is believed
 
 
@@ -195,6 +196,13 @@ class Session:
             if hole and self.holes == "skip":
                 continue
             window = self._buffer[None, :, first - self._first : end - self._first]
+            if np.ptp(window, axis=-1).max() <= _SILENT * self.decoder.facts.amplitude:
+                self.outcome.refused += 1
+                self.outcome.refused_why = (
+                    f"no channel changes in the {self.decoder.facts.window_s:g} s up to "
+                    f"{end / self.processing.sfreq:g} s: the amplifier is off or not connected."
+                )
+                continue
             probability = self._probabilities(window, judge=True)
             if probability is None:
                 continue

@@ -24,7 +24,7 @@ def layers_of(
 ) -> tuple[list[FunctionalConv], list[FunctionalDense]]:
     """The recorded layers; what a description leaves out is the original's default."""
     convolutions, dense = [], []
-    for layer in described["convolution_layers"]:
+    for layer in described.get("convolution_layers", []):
         basis = layer["basis_options"]
         convolutions.append(
             FunctionalConv(
@@ -38,7 +38,7 @@ def layers_of(
             )
         )
         n_in = layer["n_filters"]
-    for layer in described["dense_layers"]:
+    for layer in described.get("dense_layers", []):
         basis = layer["basis_options"]
         dense.append(
             FunctionalDense(

@@ -42,7 +42,8 @@ class AlignRecording:
         offset_s: Their start after the onset of the event, seconds.
         kinds: Kinds of channels to align, each kind by itself; others stay as they are.
         causal: Whiten with the mean covariance of all tiles of `window_s` before; the first tile is
-            marked as BAD. A stream has no events, so that there can be no `labels`.
+            marked as BAD. Constant tiles do not count, and before another all is zero. A stream has
+            no events, so that there can be no `labels`.
         metric: Of the mean: "euclidean", or "riemannian", which a few windows with artefacts move
             less; causally its time grows with the recording.
     """
@@ -99,8 +100,13 @@ class AlignRecording:
         def learn(tile: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
             roots = []
             for own, alignment in zip(groups, fitted, strict=True):
-                alignment.update(tile[None, own])
-                roots.append(alignment.transform(np.eye(len(own))[None])[0].astype(np.float64))
+                if np.ptp(tile[own], axis=1).any():  # an amplifier that is off teaches nothing
+                    alignment.update(tile[None, own])
+                unit = np.eye(len(own))
+                root = (
+                    alignment.transform(unit[None])[0] if alignment.means else np.zeros_like(unit)
+                )
+                roots.append(root.astype(np.float64))
 
             def change(x: np.ndarray) -> np.ndarray:
                 result = x.copy()
