@@ -309,6 +309,40 @@ def test_masking_half_of_a_constant_window_leaves_the_logits():
     assert (zeros - whole).abs().max() > 1e-3
 
 
+class Volume(nn.Module):
+    """Voxels of a small brain, convolved in space at every volume."""
+
+    def __init__(self, side: tuple[int, int, int]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.side = side
+        self.conv = nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.MaxPool3d((2, 2, 1)))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, _, t = x.shape
+        volumes = x.transpose(1, 2).reshape(n * t, 1, *self.side)
+        seen = nn.functional.adaptive_avg_pool3d(self.conv(volumes), 1).flatten(1)
+        return self.head(seen).reshape(n, t, 2).mean(1)
+
+
+def test_volumes_are_masked_in_three_dimensions():
+    model = Volume((8, 6, 4)).eval()
+    x = windows(2, 192, 3)
+    valid = torch.ones(2, 8, 6, 4, 3, dtype=torch.bool)
+    whole = valid.reshape(x.shape)
+    torch.testing.assert_close(attribution.with_mask(model, x, whole), model(x).detach())
+    valid[:, 4:] = False  # half of the brain was not measured
+    half = valid.reshape(x.shape)
+    hidden = torch.where(half, x, 1e3)
+    torch.testing.assert_close(
+        attribution.with_mask(model, hidden, half), attribution.with_mask(model, x, half)
+    )
+    even = torch.ones_like(x)
+    torch.testing.assert_close(attribution.with_mask(model, even, half), model(even).detach())
+    assert (model(torch.where(half, even, 0.0)) - model(even)).abs().max() > 1e-3
+
+
 def test_masked_tokens_are_dropped_from_attention():
     torch.manual_seed(0)
     model = nn.MultiheadAttention(6, 2, batch_first=True).eval()

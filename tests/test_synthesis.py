@@ -25,6 +25,7 @@ from neurofm.interpret.synthesis import (
     Transforms,
     Unit,
     Variation,
+    gaussian_volume,
     image_variation,
     invert,
     jitter,
@@ -184,6 +185,32 @@ def test_the_spatial_prior_gives_the_pattern_of_a_filter() -> None:
     pattern = (covariance @ weights).numpy()
     course = found.signals[0] @ np.sign(np.arange(64) % 2 - 0.5)
     assert np.corrcoef(course, pattern)[0, 1] ** 2 > 0.98
+
+
+def test_gaussian_volumes_keep_what_is_smooth_of_a_ragged_tuning() -> None:
+    axes = torch.arange(6) * 0.003
+    place = torch.cartesian_prod(axes, axes, axes)  # 3 mm voxels
+    apart = torch.cdist(place, place).double()
+    mixing = gaussian_volume(place, fwhm_mm=8.0)
+    sigma = 0.008 / (8 * np.log(2)) ** 0.5
+    wanted = torch.exp(-apart.square() / (4 * sigma**2))
+    torch.testing.assert_close((mixing @ mixing.T).double(), wanted, atol=0.02, rtol=0)
+    assert mixing.shape[1] < len(place) / 2
+
+    generator = torch.Generator().manual_seed(0)
+    blob = torch.exp(-(place - 0.009).square().sum(1) / (2 * 0.004**2))
+    ragged = blob + 0.5 * torch.randn(len(place), generator=generator)
+    real = mixing @ torch.randn(24, mixing.shape[1], 16, generator=generator)
+    prior = SpatialPrior.of(real, mixing=mixing, spectral=False)
+    found = maximise(
+        Filter(ragged), Logit(0), prior, windows=real, steps=50, restarts=1, lr=0.2, control="none",
+        transforms=None,
+    )  # fmt: skip
+    course = found.signals[0] @ np.sign(np.arange(16) % 2 - 0.5)
+    alike = [np.corrcoef(one, blob.numpy())[0, 1] for one in (course, ragged.numpy())]
+    assert alike[0] > 0.8 > alike[1] + 0.2
+    with pytest.raises(ValueError, match="more than 0 mm"):
+        gaussian_volume(place, fwhm_mm=0)
 
 
 class Filter(nn.Module):

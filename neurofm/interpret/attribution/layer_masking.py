@@ -26,8 +26,13 @@ from neurofm.interpret.attribution.evidence import Function, Inputs, signals_of,
 from neurofm.interpret.attribution.rules import ACTIVATIONS, COMPOSED, seen_through, tensors_in
 from neurofm.shapes import Bool, Float
 
-CONVOLVE: dict[str, Callable[..., Tensor]] = {"conv1d": F.conv1d, "conv2d": F.conv2d}
-POOLS = frozenset(["max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d"])
+CONVOLVE: dict[str, Callable[..., Tensor]] = {
+    "conv1d": F.conv1d,
+    "conv2d": F.conv2d,
+    "conv3d": F.conv3d,
+}
+POOLS = frozenset(f"{kind}_pool{n}d" for kind in ("max", "avg") for n in (1, 2, 3))
+AVERAGES = frozenset(["mean", *(f"adaptive_avg_pool{n}d" for n in (1, 2, 3))])
 # The mask goes the way of the values.
 MOVING = frozenset(
     [
@@ -112,7 +117,7 @@ class _Masking(TorchFunctionMode):
             return self._pool(name, func, first, mask, args[1:], kwargs)
         if name == "scaled_dot_product_attention":
             return self._attend(func, args, kwargs)
-        if name in ("mean", "adaptive_avg_pool1d", "adaptive_avg_pool2d"):
+        if name in AVERAGES:
             weight = func(mask.to(first.dtype), *args[1:], **kwargs)
             out = func(first * mask, *args[1:], **kwargs) / weight.clamp(min=1e-12)
             return self._carry(out, weight > 0)

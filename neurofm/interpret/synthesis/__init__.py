@@ -22,7 +22,13 @@ from neurofm.interpret.synthesis.regularisers import (
     Variation,
 )
 from neurofm.interpret.synthesis.result import Synthesis, Tuning
-from neurofm.interpret.synthesis.signals import Prior, SpatialPrior, SpectralPrior, TimePrior
+from neurofm.interpret.synthesis.signals import (
+    Prior,
+    SpatialPrior,
+    SpectralPrior,
+    TimePrior,
+    gaussian_volume,
+)
 
 __all__ = [
     "Amplitude",
@@ -46,6 +52,7 @@ __all__ = [
     "Unit",
     "Variation",
     "Weighted",
+    "gaussian_volume",
     "image_variation",
     "invert",
     "jitter",

@@ -3,8 +3,8 @@
 A prior turns free parameters into signals. `TimePrior`: samples. `SpectralPrior`: Fourier
 coefficients scaled by 1/f or by the amplitude spectrum of recordings; outside the band they are
 zero, so that no line noise appears. `SpatialPrior`: sources mixed into channels by a root of the
-channels' covariance, by a lead field or by maps of components. All are made from real windows with
-`of`, which sets amplitudes, rate and band.
+channels' covariance, by a lead field, by maps of components or by smooth volumes. All are made from
+real windows with `of`, which sets amplitudes, rate and band.
 
 Amplitude is bounded: no channel's root mean square exceeds that of real windows ("channel"), or the
 mean over channels of its square does not ("total", which leaves the topography free). The bound is
@@ -15,10 +15,12 @@ Axes: signal channel time; frequency from 0 to half the rate; component.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ from neurofm.shapes import Float
 
 Bound = Literal["channel", "total", "none"]
 START = 0.1  # of the amplitude of real windows
+MOST_VOXELS = 6000  # whose covariance is taken apart
 
 
 class Prior(ABC):
@@ -244,8 +247,8 @@ class SpatialPrior(Prior):
         The sources together have at most the variance they have in the windows (bound "total").
 
         Args:
-            mixing: Lead field, or maps of components; a root of the windows' covariance if not
-                given, whose sources are uncorrelated with unit variance.
+            mixing: Lead field, maps of components, or `gaussian_volume`; a root of the windows'
+                covariance if not given, whose sources are uncorrelated with unit variance.
             n_components: Of the root: the largest so many.
             spectral: Sources have the measured spectrum, in `band`; otherwise free samples.
         """
@@ -283,6 +286,34 @@ class SpatialPrior(Prior):
         self.sources.settle(parameters)
 
 
+def gaussian_volume(
+    position: Float[Tensor, "channel 3"] | Float[np.ndarray, "channel 3"],
+    *,
+    fwhm_mm: float | int,
+    n_components: int | None = None,
+) -> Float[Tensor, "channel component"]:
+    """Mixing for a `SpatialPrior` of fMRI: what a Gaussian leaves of noise in the voxels.
+
+    A root of the covariance of white noise after smoothing; components below a thousandth of the
+    largest variance are left out. The prior gives each the amplitude it has in the windows.
+
+    Args:
+        position: Metres, of every voxel.
+        fwhm_mm: Of the Gaussian.
+        n_components: The largest so many.
+    """
+    place = torch.as_tensor(position, dtype=torch.float64)
+    require_finite("gaussian_volume", place, "voxels")
+    if not fwhm_mm > 0 or not len(place) or len(place) > MOST_VOXELS:
+        raise ValueError(
+            f"gaussian_volume: {len(place)} voxels, {fwhm_mm} mm; expected 1 to {MOST_VOXELS} "
+            "(take a region or parcels) and more than 0 mm."
+        )
+    sigma = fwhm_mm / 1000 / (8 * math.log(2)) ** 0.5
+    covariance = torch.exp(-torch.cdist(place, place).square() / (4 * sigma**2))
+    return _largest(covariance, 1e-3, n_components).float()
+
+
 def windows_of(windows: Any) -> Float[Tensor, "window channel time"]:
     """Signals of a Batch or of a tensor, checked."""
     x = windows.x if isinstance(windows, Batch) else torch.as_tensor(windows)
@@ -312,11 +343,18 @@ def _root(x: Tensor, n_components: int | None) -> Float[Tensor, "channel compone
     """Root of the covariance; directions without variance (average reference) are left out."""
     centred = (x - x.mean(-1, keepdim=True)).double()
     covariance = torch.einsum("wct,wdt->cd", centred, centred) / (len(x) * x.shape[-1])
+    return _largest(covariance, 1e-9, n_components).to(x)
+
+
+def _largest(
+    covariance: Float[Tensor, "channel channel"], least: float, n_components: int | None
+) -> Float[Tensor, "channel component"]:
+    """Root, of the components above a share of the largest."""
     values, vectors = torch.linalg.eigh(covariance)
     values, vectors = values.flip(0), vectors.flip(1)
-    keep = int((values > 1e-9 * values[0]).sum())
+    keep = int((values > least * values[0]).sum())
     keep = min(keep, n_components or keep)
-    return (vectors[:, :keep] * values[:keep].sqrt()).to(x)
+    return vectors[:, :keep] * values[:keep].sqrt()
 
 
 def _factor(x: Tensor, bound: Bound) -> Tensor:
