@@ -221,3 +221,24 @@ def test_a_night_without_hypnogram_says_so(tmp_path):
     next(tmp_path.rglob("*-Hypnogram.edf")).unlink()
     with pytest.warns(RecordingWarning, match="No file of events fits"):
         assert first(corpus).events == ()
+
+
+@pytest.mark.parametrize(
+    "name", ["bnci2014_001", "bnci2014_004", "cho2017", "lee2019_mi", "weibo2014"]
+)
+def test_methods_of_motor_imagery_read_eeg_alone_and_channels_that_are_there(name):
+    from neurofm.evaluate.suite_cards import read_suite
+
+    suite = read_suite("motor_imagery")
+    own = made.OPENBMI if name == "lee2019_mi" else made.names_of(name)
+    for method in suite.methods:
+        found = suite.method(method, name)
+        if found is None:
+            continue
+        first_step, *steps = found["data"]["preprocess"]
+        assert first_step["init_args"] == {"kinds": ["eeg"]}, method
+        asked = suite.methods[method]["data"]["preprocess"][0]
+        assert asked in steps, method  # of the method, behind those of the data set
+        for step in steps:
+            if step["class_path"].endswith("PickChannels"):
+                assert set(step["init_args"]["names"]) <= set(own), method

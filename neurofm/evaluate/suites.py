@@ -127,7 +127,10 @@ class Suite:
                 if not all(cut) or sum(map(len, cut)) < len(own):
                     cut = [part.tolist() for part in np.array_split(np.array(own), len(groups))]
                 about["groups"] = [group for group in cut if group]
-        return replace(self, card={**self.card, "datasets": datasets})
+        card = {**self.card, "datasets": datasets}
+        if datasets != self.datasets and card.get("notes"):
+            card["notes"] = f"Written for the people of the card: {card['notes']}"
+        return replace(self, card=card)
 
     def as_run(self) -> dict[str, Any]:
         """The card that gives this suite."""
@@ -136,9 +139,19 @@ class Suite:
         return plain
 
     def method(self, name: str, dataset: str) -> dict[str, Any] | None:
-        """A method with what the data set changes of it; None if it leaves the method out."""
+        """A method with what the data set changes of it; None if it leaves the method out.
+
+        Steps of the data set come before those of the method.
+        """
         changes = self.datasets[dataset].get("changes", {}).get(name, {})
-        return None if changes is None else merged(self.methods[name], changes)
+        if changes is None:
+            return None
+        found = merged(self.methods[name], changes)
+        before = self.datasets[dataset]["data"].get("preprocess")
+        if before:
+            own = found["data"].get("preprocess") or []
+            found["data"] = {**found["data"], "preprocess": [*before, *own]}
+        return found
 
     def folds(self, dataset: str, protocol: str, rows: Sequence[Row]) -> list[Split]:
         """Folds of a protocol on windows of a data set.
