@@ -246,7 +246,7 @@ def _compute(
     )
     quiet_bar = not console.is_terminal
     groups = groups_of(runner.suite, missing)
-    shown = 0.0
+    shown, first = 0.0, (0.0, 0.0)
     with Progress(*columns, console=console, speed_estimate_period=600, disable=quiet_bar) as bar:
         task = bar.add_task("cells", total=len(missing), words="")
         for outcome in executor.imap_unordered(runner, groups):
@@ -258,11 +258,14 @@ def _compute(
                 failed += [(str(cell), why) for cell, why in outcome.result or ()]
             state = bar.tasks[0]
             elapsed = state.elapsed or 0.0
+            first = first if first[0] else (state.completed, elapsed)  # until then, preparation
             if quiet_bar and (elapsed - shown > 10 or state.completed == len(missing)):
                 shown = elapsed
-                left = elapsed / state.completed * (len(missing) - state.completed)
-                counts = f"{state.completed:.0f} of {len(missing)} cells"
-                _say(console, f"{counts}, {elapsed:.0f} s, about {left:.0f} s left; {cells[0][0]}")
+                counts = f"{state.completed:.0f} of {len(missing)} cells, {elapsed:.0f} s"
+                if state.completed > first[0]:
+                    each = (elapsed - first[1]) / (state.completed - first[0])
+                    counts += f", about {each * (len(missing) - state.completed):.0f} s left"
+                _say(console, f"{counts}; {cells[0][0]}")
     executor.close()
     return failed
 
