@@ -160,6 +160,22 @@ def test_no_windows_are_refused(method: str) -> None:
             lambda: causal.lesion_bands(mean_logit, CLEAN, 64, {"a": (12.0, 8.0)}),
             "'a' is 12 to 8 Hz; expected two rising edges up to 32 Hz",
         ),
+        (
+            lambda: causal.activation_patching(
+                NET, CLEAN, CORRUPT, causal.directions("first", torch.eye(7))
+            ),
+            "directions of 7 units",
+        ),
+        (
+            lambda: attribution.deletion_curve(
+                NET,
+                CLEAN[:2],
+                attribution.saliency(NET, CLEAN),
+                generator=torch.Generator().manual_seed(0),
+            ),
+            r"evidence of \(4, 3\) .* signals of \(2, 3, 32\)",
+        ),
+        (lambda: similarity.compare_layers({"a": np.zeros((0, 3))}), r"without samples: \['a'\]"),
         # A score of NaN would be "worse than all random lesions".
         (
             lambda: causal.lesion_bands(lambda _: float("nan"), CLEAN, 64, {"a": (8.0, 12.0)}),

@@ -187,9 +187,11 @@ def targets_of(function: Function, batch: Inputs, target: Target) -> Int[Tensor,
         return logits.argmax(1)
     if isinstance(target, int):
         return torch.full((len(x),), target, dtype=torch.int64, device=x.device)
-    if target.shape != (len(x),):
+    target = torch.as_tensor(target, device=x.device)
+    if target.shape != (len(x),) or target.is_floating_point():
         raise ValueError(
-            f"attribution: target of shape {tuple(target.shape)} for {len(x)} windows."
+            f"attribution: target of {target.dtype} and shape {tuple(target.shape)} for {len(x)} "
+            "windows; expected a class, or an integer for each."
         )
     return target
 

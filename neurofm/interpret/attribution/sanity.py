@@ -20,11 +20,11 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from neurofm.batch import Batch
 from neurofm.interpret.attribution.evidence import (
     Attribution,
     Function,
     Inputs,
+    signals_of,
     target_score,
     with_inputs,
 )
@@ -167,8 +167,13 @@ def deletion_curve(
         raise ValueError(f"deletion_curve: needs a channel axis, got {attribution.axes}.")
     rest = [axis for axis in attribution.axes[1:] if axis != "channel"]
     evidence = attribution.over(*rest).values
-    x = batch.x if isinstance(batch, Batch) else batch
+    x = signals_of(batch, who="deletion_curve")
     n = x.shape[1]
+    if evidence.shape != x.shape[:2]:
+        raise ValueError(
+            f"deletion_curve: evidence of {tuple(evidence.shape)} (windows, channels) for signals "
+            f"of {tuple(x.shape)}; expected that of the same windows."
+        )
     counts = np.unique(np.linspace(0, n, steps + 1).round().astype(int))
     falling = evidence.argsort(dim=1, descending=True)
     shuffled = [

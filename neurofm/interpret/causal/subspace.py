@@ -38,6 +38,11 @@ def along(basis: Tensor) -> Change:
     u = orthonormal(basis)
 
     def change(value: Tensor, source: Tensor) -> Tensor:
+        if value.shape[-1] != len(u):
+            raise ValueError(
+                f"subspace: directions of {len(u)} units for values of {tuple(value.shape)}; "
+                "expected those of the site's last axis."
+            )
         at = u.to(value)
         return value + (source - value) @ at @ at.T
 

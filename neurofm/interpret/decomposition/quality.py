@@ -130,6 +130,8 @@ def judge_autoencoder(
             dictionary is not to be praised for knowing that.
     """
     x = torch.as_tensor(samples)
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"judge_autoencoder: shape {tuple(x.shape)}; expected sample dim, 2 up.")
     good = x.isfinite().all(1)
     x = x[good]
     if not len(x):

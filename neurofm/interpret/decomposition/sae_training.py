@@ -129,6 +129,10 @@ class Shuffled:
 
     def _finite(self, chunk: Any) -> Tensor:
         parts = chunk if isinstance(chunk, tuple) else (chunk,)
+        if any(part.ndim < 2 for part in parts):
+            raise ValueError(
+                f"Shuffled: shapes {[part.shape for part in parts]}; expected sample dim."
+            )
         rows = torch.cat([torch.as_tensor(part).flatten(0, -2) for part in parts], 1)
         good = rows.isfinite().all(1)
         self.n_dropped += int((~good).sum())

@@ -271,14 +271,15 @@ def _layers(
     else:
         rows = takes_either(_rows) if known.on_gpu else _rows
         found = {name: rows(x) for name, x in source.items()}
-    if not found:
-        raise ValueError("compare_layers: no layers to compare.")
+    empty = [name for name, x in found.items() if not x.shape[0]]
+    if not found or empty:
+        raise ValueError(f"compare_layers: no layers to compare, or without samples: {empty}.")
     return found
 
 
 def _rows(x: Any) -> np.ndarray:
     array = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
-    return array.reshape(len(array), -1)
+    return array.reshape(len(array), -1) if len(array) else array
 
 
 def _known(measure: str | Measure) -> Known:
