@@ -179,7 +179,7 @@ class MatReader:
             if not found:
                 raise ValueError(
                     f"{path}: no variable fits {where!r}; there are {listed(list(file))}. "
-                    "Correct `records` in the card's reader."
+                    "Fetch the file that the card means, or correct `records` in its reader."
                 )
             records += found
         names = next((n for n in self.sessions.values() if recording.session in n), ())

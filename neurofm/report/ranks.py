@@ -6,6 +6,7 @@ Source: Demšar 2006 (the diagram: average ranks on a line, bars over those that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from textwrap import wrap
 
 import numpy as np
 from matplotlib import colormaps
@@ -167,7 +168,8 @@ def plot_rank_table(
         text = f"{mean[method]:.1f}" if complete else "–"
         axes.text(len(places), row, text, ha="center", va="center", fontweight="bold")
     axes.set_yticks(range(len(methods)), [methods[i] for i in order])
-    axes.set_xticks(range(len(places) + 1), [*(p.replace(", ", "\n") for p in places), "mean rank"])
+    named = ["\n".join(line for p in place.split(", ") for line in wrap(p, 18)) for place in places]
+    axes.set_xticks(range(len(places) + 1), [*named, "mean rank"])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
