@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from neurofm.batch import Batch, BrainModel, Readout
 from neurofm.cards import configured
+from neurofm.data.module import BrainData
 from neurofm.metrics import balanced_accuracy
 from neurofm.nn.processes import gather, place
 from neurofm.readouts import PooledLinear
@@ -122,6 +123,8 @@ class Decode(Task):
                 f"Decode: n_outputs is {self.n_outputs}, but the data have {given} labels "
                 f"({getattr(data, 'labels', None)}). Make the recipe's two values agree."
             )
+        if stage == "fit" and isinstance(data, BrainData) and data.embeddings is None:
+            _require_classes(data)
 
     def on_test_start(self) -> None:
         """Refuse, or label, a test on recordings that the model has seen."""
@@ -250,3 +253,20 @@ class Decode(Task):
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Logits, batch x class."""
         return self(self._cached(batch))
+
+
+def _require_classes(data: BrainData) -> None:
+    """Every label has a training window."""
+    labels, y = data.labels, None if data.windows is None else data.windows.y
+    if labels is None or y is None or data.split is None:
+        return
+    train, whole = (
+        np.bincount(part, minlength=len(labels)) for part in (y[list(data.split.train)], y)
+    )
+    absent = [name for name, n in zip(labels, train, strict=True) if not n]
+    if absent:
+        found = ", ".join(f"{name} {n}" for name, n in zip(labels, whole, strict=True))
+        raise ValueError(
+            f"Decode: no training window of the classes {absent}; on all sides together: {found}. "
+            "Correct `labels`, take more recordings or another split, or leave the classes out."
+        )
