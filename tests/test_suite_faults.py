@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from suite_toys import toy_suite
 
 from neurofm.data.rows import Row, Split
 from neurofm.evaluate.records import read_lines
+from neurofm.evaluate.suite_cards import read_suite
+from neurofm.evaluate.suites import Suite, digest
 
 
 def rows_of(people: int = 4, trials: int = 30) -> list[Row]:
@@ -293,3 +296,27 @@ def test_a_full_disk_loses_the_cells_it_meets_and_no_other(
     monkeypatch.setattr(decoding, "write_record", whole)
     assert run(file, out) == 0
     assert {path.stem for path in (out / "records").glob("*.json")} == set(calls)
+
+
+def test_a_method_takes_part_in_its_protocols_unless_others_are_asked_for(tmp_path: Path) -> None:
+    names = ["leave_one_run_out", "leave_one_subject_out"]
+    card = dict(toy_suite(["cheap", "dear"], protocols=names).card)
+    whole = Suite("toy", card).cells("toys", names[1], 2)
+    card["methods"]["dear"]["protocols"] = names[:1]
+    file = tmp_path / "toy.yaml"
+    file.write_text(yaml.safe_dump(card), encoding="utf-8")
+
+    suite = read_suite(str(file))
+    assert {cell.method for cell in suite.cells("toys", names[0], 2)} == {"cheap", "dear"}
+    left = suite.cells("toys", names[1], 2)
+    assert {cell.method for cell in left} == {"cheap"}
+    asked = read_suite(str(file), protocols=names[1:])
+    assert asked.cells("toys", names[1], 2) == whole
+    dear = next(cell for cell in whole if cell.method == "dear")
+    keys = [digest(s.config(dear, "w", pretraining=())) for s in (suite, asked)]
+    assert keys[0] == keys[1], "which protocols a method takes part in decides no number"
+
+    card["methods"]["dear"]["protocols"] = ["leave_one_rum_out"]
+    file.write_text(yaml.safe_dump(card), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"dear names the protocols .*leave_one_rum_out"):
+        read_suite(str(file))

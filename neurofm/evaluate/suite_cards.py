@@ -18,7 +18,7 @@ _FIELDS += ["datasets", "protocols", "methods"]
 _DATASET = {"title", "data", "protocols", "groups", "cue_s", "changes"}
 _METHOD = {"title", "about", "data", "estimator", "model", "readout", "stages", "weights"}
 _METHOD |= {"readings", "finetune", "choose", "seeds", "labels_in_pretraining"}
-_METHOD |= {"standardize_features"}
+_METHOD |= {"standardize_features", "protocols"}
 
 
 def suites() -> list[str]:
@@ -40,7 +40,7 @@ def read_suite(
     Args:
         methods: Only these.
         datasets: Only these.
-        protocols: Only these.
+        protocols: Only these, and with every method.
         seeds: Only the first so many.
         validation: Train and test on what protocols keep for choosing settings, so that their test
             windows are not looked at.
@@ -64,6 +64,9 @@ def read_suite(
     for kind, chosen in (("methods", methods), ("datasets", datasets), ("protocols", protocols)):
         if chosen is not None:
             card[kind] = {key: card[kind][key] for key in _known(kind, card[kind], chosen)}
+    if protocols is not None:
+        for method in card["methods"].values():
+            method.pop("protocols", None)
     for spec in card["datasets"].values():
         spec["protocols"] = [p for p in spec["protocols"] if p in card["protocols"]]
     if seeds is not None:
@@ -112,6 +115,12 @@ def _check(file: Path, card: Mapping[str, Any]) -> None:
         _check_dataset(file, card, name, dataset)
     for name, method in card["methods"].items():
         _check_method(file, name, method)
+        lost = [p for p in method.get("protocols", ()) if p not in card["protocols"]]
+        if lost:
+            raise ValueError(
+                f"{file}: method {name} names the protocols {lost}; the suite has "
+                f"{list(card['protocols'])}."
+            )
 
 
 def _check_dataset(

@@ -23,6 +23,7 @@ from neurofm.evaluate.folds import is_among, make_folds
 CODE_VERSION = 1  # raise it when code changes the numbers of a cell
 WEIGHTS = ("pretrained", "random")
 READINGS = ("linear probe", "fine-tuned")
+_NOT_NUMBERS = ("title", "about", "seeds", "protocols")  # of a method
 
 
 @dataclass(frozen=True)
@@ -138,15 +139,22 @@ class Suite:
         plain: dict[str, Any] = json.loads(json.dumps(card))  # without YAML's references
         return plain
 
-    def method(self, name: str, dataset: str) -> dict[str, Any] | None:
+    def method(
+        self, name: str, dataset: str, protocol: str | None = None
+    ) -> dict[str, Any] | None:
         """A method with what the data set changes of it; None if it leaves the method out.
 
         Steps of the data set come before those of the method.
+
+        Args:
+            protocol: None as well if the method takes part in others only.
         """
         changes = self.datasets[dataset].get("changes", {}).get(name, {})
         if changes is None:
             return None
         found = merged(self.methods[name], changes)
+        if protocol is not None and protocol not in found.get("protocols", [protocol]):
+            return None
         before = self.datasets[dataset]["data"].get("preprocess")
         if before:
             own = found["data"].get("preprocess") or []
@@ -186,7 +194,7 @@ class Suite:
         """All cells of a protocol on a data set, of all methods or of some."""
         found = []
         for name in self.methods if methods is None else methods:
-            method = self.method(name, dataset)
+            method = self.method(name, dataset, protocol)
             if method is None:
                 continue
             seeds = self.card["seeds"][: method.get("seeds")]
@@ -207,7 +215,7 @@ class Suite:
             pretraining: People that pretrained weights come from.
         """
         method = self.method(cell.method, cell.dataset) or {}
-        method = {k: v for k, v in method.items() if k not in ("title", "about", "seeds")}
+        method = {k: v for k, v in method.items() if k not in _NOT_NUMBERS}
         if cell.weights != "pretrained":
             method.pop("stages", None)
         if cell.reading == "linear probe":

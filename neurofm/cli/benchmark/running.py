@@ -171,7 +171,7 @@ def _plan_protocol(
     failed: dict[str, list[str]] = {}  # reason to methods
     first = ""
     for method in suite.methods:
-        spec = suite.method(method, dataset)
+        spec = suite.method(method, dataset, protocol)
         if spec is None:
             continue
         try:
