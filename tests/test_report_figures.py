@@ -132,7 +132,7 @@ def test_left_is_left_and_the_nose_is_up() -> None:
 
     angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     ring = 0.09 * np.column_stack([np.cos(angles), np.sin(angles), np.full(12, 0.3)])
-    place = topography._project(np.vstack([ring, [[0, 0, 0.1]]]))
+    place = topography.project(np.vstack([ring, [[0, 0, 0.1]]]))
     assert place[0, 0] > 0.5  # right ear
     assert place[3, 1] > 0.5  # nose
     assert np.abs(place[-1]).max() < 0.2

@@ -178,7 +178,7 @@ def chronological_few_shot(rows: Sequence[Row], per_class: int | float) -> list[
     splits = []
     dropped = 0
     for subject, members in _groups(rows, "subject").items():
-        ordered = sorted(members, key=lambda i: _chronology(rows[i]))
+        ordered = sorted(members, key=lambda i: chronology(rows[i]))
         classes: dict[Hashable, list[int]] = {}
         for i in ordered:
             if rows[i].label is not None:
@@ -240,18 +240,18 @@ def _groups(rows: Sequence[Row], by: str) -> dict[str, list[int]]:
             f"split by {by}: {missing} of {len(rows)} rows have no {by}. Split by {other}, or "
             f"{remedy}."
         )
-    return {name: found[name] for name in sorted(found, key=_natural)}
+    return {name: found[name] for name in sorted(found, key=natural_order)}
 
 
-def _natural(value: str | None) -> tuple[Any, ...]:
+def natural_order(value: str | None) -> tuple[Any, ...]:
     """Sort key under which run 4 comes before run 10, and None first."""
     parts = re.split(r"(\d+)", value or "")
     return (value is not None, *[(int(p), "") if p.isdigit() else (-1, p) for p in parts])
 
 
-def _chronology(row: Row) -> tuple[Any, ...]:
+def chronology(row: Row) -> tuple[Any, ...]:
     """Sort key: session, run, recording in natural order, then time."""
-    return (*(_natural(key) for key in (row.session, row.run, row.recording)), row.start)
+    return (*(natural_order(key) for key in (row.session, row.run, row.recording)), row.start)
 
 
 def _members(groups: dict[str, list[int]], names: Sequence[str]) -> tuple[int, ...]:

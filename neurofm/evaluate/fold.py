@@ -20,7 +20,7 @@ from neurofm.batch import Batch
 from neurofm.data.audit import find_overlap, refuse_leakage
 from neurofm.data.rows import Row, Split
 from neurofm.evaluate.nested import held_out
-from neurofm.evaluate.protocol import FoldScores, _probability
+from neurofm.evaluate.protocol import FoldScores, probability_of
 from neurofm.io.seen import Seen
 
 _PERSON = re.compile(r"^.*?sub-[^_]+")
@@ -168,7 +168,7 @@ def predict_fold(
         extra["held"] = _held(estimator, rows, split, train)
     estimator.fit(x, y[train], **{key: extra[key] for key in taken & set(extra)})
     how = {"groups": [subjects[i] for i in test]} if _names(estimator, "groups") else {}
-    probability = _probability(estimator, judged, len(classes), **how)
+    probability = probability_of(estimator, judged, len(classes), **how)
     wrong = ~np.isfinite(probability).all(1)
     if wrong.any():
         raise ValueError(

@@ -19,12 +19,12 @@ import numpy as np
 
 from neurofm.data.rows import Row, Split, overlapping
 from neurofm.data.splits import (
-    _chronology,
-    _natural,
     by_group,
     chronological_few_shot,
+    chronology,
     kfold,
     leave_one_out,
+    natural_order,
 )
 from neurofm.evaluate.protocol import within_subject
 from neurofm.io.rules import same_entity
@@ -65,7 +65,7 @@ def leave_one_subject_out(
         return folds
     found = []
     for number, fold in enumerate(folds):
-        others = sorted({rows[i].subject for i in fold.train}, key=_natural)
+        others = sorted({rows[i].subject for i in fold.train}, key=natural_order)
         if not 1 <= train_people <= len(others):
             raise ValueError(
                 f"leave_one_subject_out: train_people is {train_people}; expected 1 to "
@@ -174,7 +174,7 @@ def within_session(rows: Sequence[Row], *, k: int = 5, unit: Unit = "session") -
         }
         groups.setdefault((row.subject, *at[unit]), []).append(i)
     found = []
-    for names in sorted(groups, key=lambda names: [_natural(name) for name in names]):
+    for names in sorted(groups, key=lambda names: [natural_order(name) for name in names]):
         title = ", ".join(name for name in names if name is not None)
         found += contiguous_parts(rows, groups[names], k=k, title=title)
     return found
@@ -199,7 +199,7 @@ def contiguous_parts(
     if k < 2:
         raise ValueError(f"{title}: {k} folds, expected 2 or more.")
     classes: dict[str, list[int]] = {}
-    for i in sorted(members, key=lambda i: _chronology(rows[i])):
+    for i in sorted(members, key=lambda i: chronology(rows[i])):
         classes.setdefault(str(rows[i].label), []).append(i)
     counts = {label: len(own) for label, own in sorted(classes.items())}
     if len(counts) < 2:

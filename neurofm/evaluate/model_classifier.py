@@ -36,7 +36,7 @@ from neurofm.amplitudes import (
     summarize,
 )
 from neurofm.batch import Batch, BrainModel
-from neurofm.evaluate.window_input import WindowInput, _as_epochs
+from neurofm.evaluate.window_input import WindowInput, as_epochs
 from neurofm.io import load_model
 from neurofm.shapes import Float
 from neurofm.tasks import Decode
@@ -190,7 +190,7 @@ class ModelClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[self.predict_proba(X).argmax(1)]
 
     def _batch(self, X: Any, *, reset: bool) -> Batch:
-        if _as_epochs(X) is None:
+        if as_epochs(X) is None:
             X = validate_data(
                 self,
                 X,

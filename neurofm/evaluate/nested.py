@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from neurofm.data.rows import Row, Split, overlapping
-from neurofm.data.splits import _chronology, _natural
+from neurofm.data.splits import chronology, natural_order
 from neurofm.evaluate.folds import contiguous_parts
 
 _WIDER = {"subject": ("subject", "run"), "session": ("session", "run"), "run": ("run",)}
@@ -34,7 +34,9 @@ def _groups(rows: Sequence[Row], by: str) -> tuple[list[list[int]], str]:
             session = (row.session,) if entity == "run" else ()
             found.setdefault((*session, getattr(row, entity)), []).append(i)
         if len(found) > 1 and not any(at[-1] is None for at in found):
-            return [found[at] for at in sorted(found, key=lambda at: [*map(_natural, at)])], entity
+            return [
+                found[at] for at in sorted(found, key=lambda at: [*map(natural_order, at)])
+            ], entity
     return [], "time"
 
 
@@ -92,7 +94,7 @@ def held_out(rows: Sequence[Row], by: str, *, share: float, seed: int = 0) -> tu
         aside = [i for g in order[-n:] for i in groups[g]]
     else:
         own: dict[tuple[str, str], list[int]] = {}
-        for i in sorted(range(len(rows)), key=lambda i: _chronology(rows[i])):
+        for i in sorted(range(len(rows)), key=lambda i: chronology(rows[i])):
             own.setdefault((rows[i].subject, str(rows[i].label)), []).append(i)
         aside = [i for part in own.values() for i in part[len(part) - int(share * len(part)) :]]
         rest = [i for i in range(len(rows)) if i not in set(aside)]

@@ -177,7 +177,7 @@ def cross_validate(
             fit = alignment.transform(fit, subject[train].tolist())
             judged = alignment.transform(judged, subject[test].tolist())
         estimator = make_estimator().fit(fit, y[train])
-        parts.append((test, _probability(estimator, judged, len(classes))))
+        parts.append((test, probability_of(estimator, judged, len(classes))))
     order = np.concatenate([test for test, _ in parts])
     return FoldScores(
         name=name,
@@ -193,7 +193,7 @@ def cross_validate(
     )
 
 
-def _probability(estimator: Any, x: Any, n_classes: int, **extra: Any) -> np.ndarray:
+def probability_of(estimator: Any, x: Any, n_classes: int, **extra: Any) -> np.ndarray:
     """Scores over all classes; a class that the training side lacked gets probability 0."""
     full = np.zeros((len(x), n_classes))
     if hasattr(estimator, "predict_proba"):

@@ -52,7 +52,7 @@ class WindowInput:
             ValueError: Another number of axes or channels, no rate, values that are not finite, or
                 amplitudes that are implausible in the unit.
         """
-        epochs = _as_epochs(x)
+        epochs = as_epochs(x)
         if epochs is not None:
             return self._of_epochs(epochs)
         x = np.asarray(x)
@@ -146,7 +146,8 @@ class WindowInput:
             ) from error
 
 
-def _as_epochs(x: Any) -> mne.BaseEpochs | None:
+def as_epochs(x: Any) -> mne.BaseEpochs | None:
+    """One object of epochs, joined if several are given; None for anything else."""
     if isinstance(x, mne.BaseEpochs):
         return x
     if isinstance(x, (list, tuple)) and x and all(isinstance(i, mne.BaseEpochs) for i in x):

@@ -86,7 +86,7 @@ def plot_topographies(
     everything = np.concatenate(list(stacked.values()))
     if signed is None:
         signed = bool(everything.min() < 0)
-    place = _project(position[use][index])
+    place = project(position[use][index])
     shown = [str(names[i]) for i in np.flatnonzero(use)[index]] if names is not None else []
     columns = min(len(maps), 5)
     rows = -(-len(maps) // columns)
@@ -95,9 +95,9 @@ def plot_topographies(
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     image: Any = None
     for axes, (name, values) in zip(panels, stacked.items(), strict=False):
-        limits = _limits(everything if shared else values, signed)
+        limits = limits_of(everything if shared else values, signed)
         marked = [name if name in set(mark) else "" for name in shown]
-        image = _draw(axes, values, place, limits, signed, marked)
+        image = draw_map(axes, values, place, limits, signed, marked)
         axes.set_title(name, loc="center")
         if not shared:
             figure.colorbar(image, ax=axes, label=unit, shrink=0.7)
@@ -127,11 +127,11 @@ def draw_topography(
     use = np.isfinite(position).all(1) & np.isfinite(values)
     index, cluster = _places(position[use])
     means = _average(values[use], cluster, len(index))
-    place = _project(position[use][index])
-    return _draw(axes, means, place, _limits(means, signed), signed, [""] * len(index))
+    place = project(position[use][index])
+    return draw_map(axes, means, place, limits_of(means, signed), signed, [""] * len(index))
 
 
-def _draw(
+def draw_map(
     axes: Axes,
     values: np.ndarray,
     place: Float[np.ndarray, "channel 2"],
@@ -139,6 +139,7 @@ def _draw(
     signed: bool,
     marked: list[str],
 ) -> Any:
+    """Interpolated values inside the outline of a head, with the electrodes; the image."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         image, _ = mne.viz.plot_topomap(
@@ -165,7 +166,8 @@ def _draw(
     return image
 
 
-def _limits(values: np.ndarray, signed: bool) -> tuple[float, float]:
+def limits_of(values: np.ndarray, signed: bool) -> tuple[float, float]:
+    """Ends of the colour scale: symmetric about 0 if signed."""
     if signed:
         edge = float(np.abs(values).max()) or 1.0
         return -edge, edge
@@ -208,7 +210,7 @@ def _average(values: np.ndarray, cluster: np.ndarray, n: int) -> np.ndarray:
     return np.bincount(cluster, values.astype(float), n) / np.bincount(cluster, minlength=n)
 
 
-def _project(position: np.ndarray) -> Float[np.ndarray, "channel 2"]:
+def project(position: np.ndarray) -> Float[np.ndarray, "channel 2"]:
     """Seen from above: distance from the centre is the angle from the vertex, 1 at the outline.
 
     The centre is that of the sphere which fits the sensors best.

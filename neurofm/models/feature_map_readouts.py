@@ -25,7 +25,7 @@ from neurofm.nn.linear import Linear
 from neurofm.shapes import Float
 
 _SIGMA = {"full": (2, 2), "uncorrelated": (1, 2), "isotropic": (1, 1)}
-_EPSILON = 1e-6  # added to the norm of a mask
+EPSILON = 1e-6  # added to the norm of a mask
 _CHUNK = 2048  # channels at a time, so that memory does not grow with them
 
 
@@ -127,7 +127,7 @@ class FactorisedReadout(nn.Module):
         mask: Tensor = self.spatial
         if self.positive:
             mask = within(self.spatial, low=0.0, edit=self.training)
-        return mask / (mask.flatten(1).norm(dim=1)[:, None, None] + _EPSILON)
+        return mask / (mask.flatten(1).norm(dim=1)[:, None, None] + EPSILON)
 
     def forward(self, x: Float[Tensor, "batch dim height width"]) -> Float[Tensor, "batch channel"]:
         """Responses."""

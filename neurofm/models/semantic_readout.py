@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from neurofm.cards import configured
-from neurofm.models.feature_map_readouts import _EPSILON, check_map, map_shape, within
+from neurofm.models.feature_map_readouts import EPSILON, check_map, map_shape, within
 from neurofm.shapes import Float
 
 HIDDEN = 32  # units between the small map and the warps
@@ -172,7 +172,7 @@ class SemanticReadout(nn.Module):
     def masks(self) -> list[Float[Tensor, "channel height width"]]:
         """Where each channel looks before the warp, at or above 0 and of norm 1; of each kind."""
         found = [within(p, low=0.0, edit=self.training) for p in self.spatial]
-        return [m / (m.flatten(1).norm(dim=1)[:, None, None] + _EPSILON) for m in found]
+        return [m / (m.flatten(1).norm(dim=1)[:, None, None] + EPSILON) for m in found]
 
     def warped_masks(
         self, guide: Float[Tensor, "batch guide row column"]

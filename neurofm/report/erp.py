@@ -15,7 +15,7 @@ from scipy.signal import find_peaks
 from scipy.stats import t as student
 
 from neurofm.figures.style import INK, MUTED, color, styled
-from neurofm.figures.topography import _draw, _limits, _project
+from neurofm.figures.topography import draw_map, limits_of, project
 from neurofm.shapes import Float, Int
 
 _APART_S = 0.08  # of two peaks
@@ -198,12 +198,12 @@ def _maps(
     known: np.ndarray,
 ) -> None:
     values = evoked.difference[known][:, drawn]
-    limits = _limits(values, True)
-    place = _project(position[known])
+    limits = limits_of(values, True)
+    place = project(position[known])
     panels = figure.subplots(1, len(drawn), squeeze=False)[0]
     image: Any = None
     for axes, sample, own in zip(panels, drawn, values.T, strict=True):
-        image = _draw(axes, own, place, limits, True, [])
+        image = draw_map(axes, own, place, limits, True, [])
         axes.set_title(f"{1e3 * evoked.time[sample]:.0f} ms", loc="center")
     last, first = (evoked.classes[k].replace("_", " ") for k in (-1, 0))
     figure.colorbar(image, ax=list(panels), label=f"{last} - {first}, µV", shrink=0.8, pad=0.02)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from neurofm.data.splits import _natural
+from neurofm.data.splits import natural_order
 from neurofm.evaluate.records import Record
 from neurofm.evaluate.suites import Suite, digest
 from neurofm.io import Corpus, open_corpus
@@ -50,7 +50,9 @@ def on_people(suite: Suite, asked: Sequence[str], *, chosen: Sequence[str]) -> S
                 + (" --datasets leaves data sets out." if len(chosen) > 1 else "")
             )
         found = (spelled.get(bare, bare) for bare in named)
-        people[dataset] = sorted((str(int(n)) if n.isdecimal() else n for n in found), key=_natural)
+        people[dataset] = sorted(
+            (str(int(n)) if n.isdecimal() else n for n in found), key=natural_order
+        )
     return suite.on(people, title=f"people {spans(list(named))}")
 
 
@@ -139,7 +141,7 @@ def refuse_missing(about: Mapping[str, Any]) -> None:
                 gaps[run] = lacking
         if gaps:
             named = "; ".join(f"run {run} of {spans(who)}" for run, who in gaps.items())
-            people = sorted({name for who in gaps.values() for name in who}, key=_natural)
+            people = sorted({name for who in gaps.values() for name in who}, key=natural_order)
             raise ValueError(
                 f"{corpus.name}: the suite needs recordings that are not in {corpus.root}: "
                 f"{named}.{_fetching(corpus, people, about, runs=list(gaps))} --subjects runs the "
@@ -150,7 +152,7 @@ def refuse_missing(about: Mapping[str, Any]) -> None:
 def spans(names: Sequence[str]) -> str:
     """Names in order, numbers that follow each other together: "1-3, 7"."""
     parts: list[list[str]] = []
-    for name in sorted(map(_bare, names), key=_natural):
+    for name in sorted(map(_bare, names), key=natural_order):
         last = parts[-1][-1] if parts else ""
         if name.isdecimal() and last.isdecimal() and int(name) == int(last) + 1:
             parts[-1].append(name)
@@ -178,7 +180,7 @@ def corpora_of(about: Mapping[str, Any]) -> list[Corpus]:
 
 def _people_in(corpora: Sequence[Corpus]) -> list[str]:
     found = {item.subject for corpus in corpora for item in corpus.recordings()}
-    return sorted(filter(None, found), key=_natural)
+    return sorted(filter(None, found), key=natural_order)
 
 
 def _names(about: Mapping[str, Any], option: str, corpus: Corpus) -> list[str] | None:
