@@ -175,6 +175,17 @@ def test_versions_name_the_commit_of_the_checkout_alone(monkeypatch, tmp_path):
 # After training
 
 
+def test_runs_go_where_the_trainer_is_told(small, here, capsys):
+    file = recipe(small, here / "mine.yaml", trainer={"enable_checkpointing": False})
+    folder = here / "elsewhere"
+    limits = ["--trainer.limit_train_batches", 1, "--trainer.limit_val_batches", 0]
+    words = ["fit", "--config", file, "--trainer.default_root_dir", folder, *limits]
+    code, out, err = run(*words, capsys=capsys)
+    assert code == 0, err
+    assert str(folder / "mine" / "version_0") in out
+    assert (folder / "mine/version_0/run.json").is_file() and not (here / "runs").exists()
+
+
 def test_test_and_validate_score_a_checkpoint(finished, monkeypatch, capsys):
     monkeypatch.chdir(finished)
     best = finished / "runs/mine/version_0/checkpoints/best.ckpt"

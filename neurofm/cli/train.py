@@ -79,8 +79,19 @@ def plain(message: str) -> str:
     return text or message
 
 
+_RUNS = "runs"
+_LOGGER = {"class_path": "neurofm.cli.run_folder.VersionFolders"}
+
+
 class Cli(LightningCLI):
     """LightningCLI that records the run."""
+
+    def before_instantiate_classes(self) -> None:
+        """`--trainer.default_root_dir` says where runs go, as without our logger."""
+        trainer = self.config[self.subcommand].trainer
+        own = getattr(trainer.logger, "class_path", None) == _LOGGER["class_path"]
+        if trainer.default_root_dir and own and trainer.logger.init_args.save_dir == _RUNS:
+            trainer.logger.init_args.save_dir = trainer.default_root_dir
 
     def instantiate_trainer(self, **kwargs: Any) -> lightning.Trainer:
         """The recipe's trainer, with the run record, predictions and whole checkpoints added."""
@@ -194,10 +205,7 @@ def _run(words: list[str], name: str) -> None:
         parser_class=Parser,
         save_config_kwargs={"overwrite": True},
         trainer_defaults={
-            "logger": {
-                "class_path": "neurofm.cli.run_folder.VersionFolders",
-                "init_args": {"save_dir": "runs", "name": name},
-            },
+            "logger": {**_LOGGER, "init_args": {"save_dir": _RUNS, "name": name}},
             "log_every_n_steps": 1,
         },
         parser_kwargs={"prog": "neurofm"},

@@ -212,7 +212,7 @@ class Run:
             )
         if problems:
             log.warning(
-                "%s %s: %d of %d recordings could not be %s: %s. All reasons: %s",
+                "%s %s: %d of %d recordings could not be %s: %s (all reasons: %s)",
                 self.command,
                 name,
                 len(problems),
