@@ -139,9 +139,7 @@ class Suite:
         plain: dict[str, Any] = json.loads(json.dumps(card))  # without YAML's references
         return plain
 
-    def method(
-        self, name: str, dataset: str, protocol: str | None = None
-    ) -> dict[str, Any] | None:
+    def method(self, name: str, dataset: str, protocol: str | None = None) -> dict[str, Any] | None:
         """A method with what the data set changes of it; None if it leaves the method out.
 
         Steps of the data set come before those of the method.
