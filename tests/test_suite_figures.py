@@ -103,6 +103,13 @@ def test_learning_curves_and_costs_are_drawn_over_logarithmic_axes():
     cost = plot_cost({"m": (12.0, SCORE, 1_250_000)}, ylabel="%", title="t")
     assert cost.axes[0].get_xscale() == "log"
     assert cost.axes[0].get_legend().get_texts()[0].get_text() == "m (1.25 M)"
+    many = {f"m{i}": Trend([5.0, 10.0], [SCORE, Result("a", 0.5 + i / 100)]) for i in range(9)}
+    panels = plot_learning_curves(
+        many | {"once": Trend([5.0], [SCORE])}, xlabel="people", ylabel="%", title="t"
+    )
+    shown = [axes for axes in panels.axes if axes.get_visible()]
+    assert [axes.get_title("left") for axes in shown] == [f"m{i}" for i in range(8, -1, -1)]
+    np.testing.assert_allclose(shown[0].lines[-1].get_ydata(), [70, 58])
     for draw in (plot_learning_curves, plot_cost):
         extra = {"xlabel": "x"} if draw is plot_learning_curves else {}
         with pytest.raises(ValueError, match="nothing to draw"):
