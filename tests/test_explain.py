@@ -61,7 +61,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "max_epochs": 12,
             "accelerator": "cpu",
             "enable_progress_bar": False,
-            "default_root_dir": str(here),
         },
         "model": {
             "class_path": "neurofm.tasks.Decode",
